@@ -1,0 +1,12 @@
+"""Names of the axes, used in every shape annotation.
+
+``n_star`` stars of one block · ``n_slot`` measurements a star can have (a survey, or one of its visits) · ``n_free``
+slots whose survey is being calibrated · ``n_term`` design columns of a slot, the zero point first · ``n_coef`` free
+coefficients of a label · ``n_survey``, ``n_label``, ``n_draw``, ``n_row`` as they say.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Array, Bool, Float, Int
+
+__all__ = ["Array", "Bool", "Float", "Int"]

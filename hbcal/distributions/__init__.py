@@ -1,0 +1,1 @@
+"""NumPyro distributions with `log_prob` and `sample`."""

@@ -1,0 +1,173 @@
+"""One chain of NUTS, chunk by chunk: state in, draws and state out, every chunk on disk before the next begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.infer import NUTS
+from numpyro.infer.initialization import init_to_median, init_to_value
+from numpyro.infer.util import initialize_model
+
+from hbcal.infer.task import Settings, Task
+
+STATS = ("diverging", "energy", "accept_prob", "num_steps", "step_size")
+
+
+class Sampler:
+    """The compiled pieces a chain is made of; one per process, shared by its chains.
+
+    Args:
+        task: program and data.
+        settings: NUTS settings.
+    """
+
+    def __init__(self, task: Task, settings: Settings):
+        self.task, self.settings = task, settings
+        args = jax.device_put(task.args)
+        kwargs = dict(task.kwargs)
+        self._args = args
+        self._kernel = NUTS(
+            task.program,
+            dense_mass=True,
+            target_accept_prob=settings.target_accept,
+            max_tree_depth=settings.max_tree_depth,
+        )
+        strategy = init_to_value(values=dict(task.start)) if task.start else init_to_median(num_samples=15)
+        info = initialize_model(
+            jax.random.PRNGKey(settings.seed),
+            task.program,
+            init_strategy=strategy,
+            dynamic_args=True,
+            model_args=args,
+            model_kwargs=kwargs,
+        )
+        self._centre = info.param_info.z
+        # the kernel learns its program from one real initialisation; each chain then starts where it should
+        self._init = jax.jit(lambda key, z: self._kernel.init(key, settings.warmup, z, args, kwargs))
+
+        def steps(state, n, args):
+            def body(i, carry):
+                state, kept = carry
+                state = self._kernel.sample(state, args, kwargs)
+                stats = (state.diverging, state.energy, state.accept_prob, state.num_steps, state.adapt_state.step_size)
+                new = (state.z, dict(zip(STATS, stats, strict=True)))
+                return state, jax.tree.map(lambda store, value: store.at[i].set(value), kept, new)
+
+            stats0 = (False, 0.0, 0.0, 0, 0.0)
+            kept = (state.z, {k: jnp.asarray(v) for k, v in zip(STATS, stats0, strict=True)})
+            empty = jax.tree.map(lambda x: jnp.zeros((settings.chunk, *x.shape), x.dtype), kept)
+            return jax.lax.fori_loop(0, n, body, (state, empty))
+
+        def finish(z, index, key, args):
+            def one(item):
+                position, i = item
+                sites = self._kernel.postprocess_fn(args, kwargs)(position)
+                sites = {k: v for k, v in sites.items() if k not in self._observed}
+                if task.complete is not None:
+                    sites = {**sites, **task.complete(jax.random.fold_in(key, i), sites, *args, **kwargs)}
+                return sites
+
+            return jax.lax.map(one, (z, index))
+
+        self._observed = {k for k, v in info.model_trace.items() if v["type"] == "sample" and v["is_observed"]}
+        self._steps, self._finish = jax.jit(steps), jax.jit(finish)
+
+    def first(self, chain: int) -> tuple[Any, jax.Array]:
+        """State before the first step of a chain, and the key of what is drawn exactly."""
+        key = jax.random.fold_in(jax.random.PRNGKey(self.settings.seed), chain)
+        key_jitter, key_chain, key_exact = jax.random.split(key, 3)
+        leaves, tree = jax.tree.flatten(self._centre)
+        keys = jax.random.split(key_jitter, max(len(leaves), 1))
+        moved = [
+            x + self.settings.jitter * jax.random.normal(k, jnp.shape(x)) for x, k in zip(leaves, keys, strict=False)
+        ]
+        return self._init(key_chain, jax.tree.unflatten(tree, moved)), key_exact
+
+    def run(self, chain: int, folder: Path) -> Iterator[int]:
+        """Sample a chain, or what is left of it, into ``folder``; yields the number of steps done.
+
+        A file is complete or absent: it is written beside and renamed. The state in each file makes what follows
+        identical to the bit, whether or not the process died in between.
+        """
+        settings = self.settings
+        total = settings.warmup + settings.draws
+        state, key_exact = self.first(chain)
+        leaves, tree = jax.tree.flatten(state)
+        done = 0
+        for path in chunk_files(folder, chain):
+            try:
+                with np.load(path) as saved:
+                    stop, last = int(saved["stop"]), [saved[f"state{i}"] for i in range(len(leaves))]
+            except (OSError, ValueError, KeyError, EOFError):
+                break  # an unreadable file is as good as none: it is sampled, and written, again
+            done = stop
+            state = jax.tree.unflatten(tree, [jnp.asarray(x) for x in last])
+        while done < total:
+            yield done
+            edge = settings.warmup if done < settings.warmup else total
+            n = min(settings.chunk, edge - done)
+            state, (z, stats) = self._steps(state, n, self._args)
+            arrays: dict[str, Any] = {f"state{i}": x for i, x in enumerate(jax.tree.leaves(state))}
+            arrays["start"], arrays["stop"] = done, done + n
+            if done >= settings.warmup:
+                index = jnp.arange(settings.chunk) + done
+                sites = self._finish(z, index, key_exact, self._args)
+                arrays |= {f"site:{k}": v[:n] for k, v in sites.items()}
+                arrays |= {f"stat:{k}": v[:n] for k, v in stats.items()}
+            write_npz(folder / f"chain{chain}_{done:07d}.npz", jax.device_get(arrays))
+            done += n
+        yield done
+
+
+def chunk_files(folder: Path, chain: int) -> list[Path]:
+    """The chunk files of a chain, in order.
+
+    Args:
+        folder: where chains are written.
+        chain: its number.
+
+    Returns:
+        Paths, oldest first.
+
+    Errors:
+        None: a missing folder has no files.
+
+    Example:
+        >>> chunk_files(Path("nowhere"), 0)
+        []
+    """
+    return sorted(folder.glob(f"chain{chain}_*.npz"))
+
+
+def write_npz(path: Path, arrays: dict[str, Any]) -> None:
+    """Write arrays so that the file is either complete or absent.
+
+    Args:
+        path: where to.
+        arrays: named numpy arrays.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        OSError when the disk says no.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as d:
+        ...     write_npz(Path(d) / "x.npz", {"a": np.ones(2)})
+        ...     sorted(p.name for p in Path(d).iterdir())
+        ['x.npz']
+    """
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as handle:
+        np.savez(handle, **{k: np.asarray(v) for k, v in arrays.items()})
+        handle.flush()
+        os.fsync(handle.fileno())
+    beside.replace(path)

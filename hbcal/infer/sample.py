@@ -1,0 +1,144 @@
+"""Sample a task: start the workers, show progress, gather the draws."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hbcal._errors import HbcalError
+from hbcal.infer.task import Settings, Task
+
+Progress = Callable[[str], None]
+
+
+def sample(
+    task: Task, settings: Settings, folder: Path, *, progress: Progress | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Draw from the posterior of a program, resuming whatever the folder already holds.
+
+    Args:
+        task: program and data.
+        settings: NUTS settings.
+        folder: where chunks are kept; an existing one must stem from the same task and settings.
+        progress: called with one line of text now and then.
+
+    Returns:
+        Draws per site and sampler statistics per name, each (chain, draw, ...).
+
+    Errors:
+        HbcalError when a worker fails, with the last line it wrote.
+
+    Example:
+        See `tests/infer/test_sample.py`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    n_workers = settings.workers if settings.workers is not None else min(cores, settings.chains)
+    if settings.platform != "cpu":
+        n_workers = 1  # one device: its chains take turns
+    if n_workers == 0:
+        _run_here(task, settings, folder, progress)
+    else:
+        _run_workers(task, settings, folder, n_workers, progress)
+    return gather(folder, settings)
+
+
+def _run_here(task: Task, settings: Settings, folder: Path, progress: Progress | None) -> None:
+    from hbcal.infer.chain import Sampler
+
+    sampler = Sampler(task, settings)
+    for chain in range(settings.chains):
+        for done in sampler.run(chain, folder):
+            if progress:
+                progress(f"chain {chain}: {done}/{settings.warmup + settings.draws} steps")
+
+
+def _run_workers(task: Task, settings: Settings, folder: Path, n_workers: int, progress: Progress | None) -> None:
+    (folder / "task.pkl").write_bytes(pickle.dumps((task, settings)))
+    environment = dict(os.environ, JAX_PLATFORMS="cuda" if settings.platform == "gpu" else settings.platform)
+    if settings.platform == "cpu":
+        environment |= {"PJRT_NPROC": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "hbcal.infer.worker", str(folder)]
+    logs = [folder / f"worker{i}.log" for i in range(n_workers)]
+    workers = []
+    try:
+        for i, log in enumerate(logs):
+            with log.open("w") as handle:
+                line = [*command, str(i), str(n_workers), str(os.getpid())]
+                workers.append(subprocess.Popen(line, stdout=handle, stderr=handle, env=environment))
+        _wait(workers, logs, settings, folder, progress)
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.kill()
+            worker.wait()
+    (folder / "task.pkl").unlink(missing_ok=True)
+
+
+def _wait(
+    workers: list[Any], logs: list[Path], settings: Settings, folder: Path, progress: Progress | None
+) -> None:
+    total, shown, begun = settings.warmup + settings.draws, -1, time.monotonic()
+    while True:
+        codes = [worker.poll() for worker in workers]
+        for code, log in zip(codes, logs, strict=True):
+            if code:
+                said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+                raise HbcalError(
+                    f"Sampling stopped: a worker ended with status {code}, saying {said[-1] if said else 'nothing'!r}; "
+                    f"the draws so far are kept in {folder}, the whole message in {log.name}; use --resume to go on."
+                )
+        done = sum(min(_steps_on_disk(folder, c, settings), total) for c in range(settings.chains))
+        if progress and done != shown:
+            shown = done
+            progress(f"sampling: {done}/{total * settings.chains} steps, {time.monotonic() - begun:.0f} s")
+        if all(code == 0 for code in codes):
+            return
+        time.sleep(0.1)
+
+
+def _steps_on_disk(folder: Path, chain: int, settings: Settings) -> int:
+    last = max((p.name for p in folder.glob(f"chain{chain}_*.npz")), default=None)
+    return 0 if last is None else int(last.split("_")[1].split(".")[0]) + settings.chunk
+
+
+def gather(folder: Path, settings: Settings) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Read the draws of all chains back.
+
+    Args:
+        folder: where the chunks are.
+        settings: the run's.
+
+    Returns:
+        Draws per site and statistics per name, each (chain, draw, ...).
+
+    Errors:
+        HbcalError when chunks are missing.
+
+    Example:
+        See `tests/infer/test_sample.py`.
+    """
+    kept: dict[str, list[np.ndarray]] = {}
+    for chain in range(settings.chains):
+        parts: dict[str, list[np.ndarray]] = {}
+        for path in sorted(folder.glob(f"chain{chain}_*.npz")):
+            with np.load(path) as saved:
+                for name in saved.files:
+                    if name.startswith(("site:", "stat:")):
+                        parts.setdefault(name, []).append(saved[name])
+        n = sum(len(x) for x in parts.get("stat:energy", []))
+        if n != settings.draws:
+            raise HbcalError(f"Chain {chain} has {n} of {settings.draws} draws in {folder}; use --resume to finish it.")
+        for name, values in parts.items():
+            kept.setdefault(name, []).append(np.concatenate(values))
+    stacked = {name: np.stack(values) for name, values in kept.items()}
+    sites = {k[5:]: v for k, v in stacked.items() if k.startswith("site:")}
+    return sites, {k[5:]: v for k, v in stacked.items() if k.startswith("stat:")}

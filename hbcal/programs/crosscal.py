@@ -1,0 +1,158 @@
+"""Cross-calibration of surveys with a flat true value: the first program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+
+from hbcal._pytree import pytree, static
+from hbcal._typing import Array, Float
+from hbcal.distributions.flat_stars import Block, FlatStars, stack
+from hbcal.numerics.collapse import conditional_draw
+
+
+@pytree
+class Label:
+    """One label: its blocks of stars and the prior of its coefficients.
+
+    Attributes:
+        blocks: the stars that at least two measurements tie together.
+        weight: prior sd of each coefficient relative to its scale, (n_coef,).
+        fixed_sd: scale of each coefficient where the recipe states it, (n_coef,); 0 where it is learnt.
+        learnt_sd: (n_coef, n_scale) one-hot: which learnt scale each other coefficient has.
+        name: of the label.
+    """
+
+    blocks: tuple[Block, ...]
+    weight: Float[Array, " n_coef"]
+    fixed_sd: Float[Array, " n_coef"]
+    learnt_sd: Float[Array, "n_coef n_scale"]
+    name: str = static()
+
+    def prior_sd(self, scales: Float[Array, " n_scale"]) -> Float[Array, " n_coef"]:
+        """Prior sd of each coefficient, label unit."""
+        return self.weight * (self.fixed_sd + self.learnt_sd @ scales)
+
+
+@pytree
+class Design:
+    """Everything fixed: the labels, and the unit in which each sampled number is measured.
+
+    Attributes:
+        labels: one per label with something to calibrate.
+        floor_unit: prior scale of each floor, label unit, (n_floor,).
+        scale_unit: prior scale of each learnt prior sd, label unit, (n_scale,).
+        n_error, n_floor_term: how many error scales and how many floor terms there are.
+    """
+
+    labels: tuple[Label, ...]
+    floor_unit: Float[Array, " n_floor"]
+    scale_unit: Float[Array, " n_scale"]
+    n_error: int = static()
+    n_floor_term: int = static()
+
+
+@dataclass(frozen=True)
+class Priors:
+    """The numbers a recipe may set: sd of log error scale, and of the floor's log-linear terms."""
+
+    error_scale: float = 0.3
+    floor_trend: float = 0.5
+
+
+def crosscal(design: Design, y: tuple[Array, ...] | None = None, *, priors: Priors = Priors()) -> tuple[Array, ...]:  # noqa: B008
+    """Zero points, trends, error scales and floors of surveys that share stars.
+
+        y_isl = z_il + delta_sl + sum_k beta_slk phi_k(x_is) + noise
+        noise ~ N(0, (a_sl e_isl)^2 + (tau_sl exp(sum_m gamma_slm psi_m(x_is)))^2),    z_il flat
+
+    | site          | axis        | prior                          | what                                          |
+    |---------------|-------------|--------------------------------|-----------------------------------------------|
+    | error_scale   | n_error     | LogNormal(0, priors.error_scale)| a, where a survey reports errors              |
+    | floor         | n_floor     | HalfNormal(design.floor_unit)  | tau, where a survey is not an anchor           |
+    | floor_trend   | n_floor, m  | Normal(0, priors.floor_trend)  | gamma                                         |
+    | prior_sd      | n_scale     | HalfNormal(design.scale_unit)  | hierarchical sd of offsets and trends          |
+    | coef_<label>  | n_coef      | Normal(0, sd)                  | delta, beta; sampled only when y is omitted    |
+    | y_<label>     |             | FlatStars                      | z and (delta, beta) integrated out when given  |
+
+    Omit `y` to simulate: true values at zero, coefficients as a site of their own.
+
+    Args:
+        design: what is fixed.
+        y: per label the measurements as one vector (`FlatStars`), label unit.
+        priors: the numbers of the priors.
+
+    Returns:
+        The measurements per label.
+
+    Errors:
+        None: a design is checked where it is built.
+
+    Example:
+        See `tests/programs/test_crosscal.py`; a person calls `hbcal.calibrate`.
+    """
+    n_floor, n_term = design.floor_unit.shape[0], design.n_floor_term
+    error_scale = _sites("error_scale", "n_error", dist.LogNormal(0.0, priors.error_scale).expand([design.n_error]))
+    floor = _sites("floor", "n_floor", dist.HalfNormal(design.floor_unit))
+    gamma = dist.Normal(0.0, priors.floor_trend).expand([n_floor, n_term])
+    floor_trend = _sites("floor_trend", "n_floor", gamma.to_event(1)) if n_term else jnp.zeros((n_floor, 0))
+    scales = _sites("prior_sd", "n_scale", dist.HalfNormal(design.scale_unit))
+
+    measured = []
+    for i, label in enumerate(design.labels):
+        prior_sd = label.prior_sd(scales)
+        variances = [block.variance(error_scale, floor, floor_trend) for block in label.blocks]
+        if y is None:
+            coef = numpyro.sample(f"coef_{label.name}", dist.Normal(0.0, prior_sd).to_event(1))
+            mean = stack([block.mean(coef) for block in label.blocks])
+            model = dist.Normal(mean, jnp.sqrt(stack(variances))).to_event(1)
+        else:
+            model = FlatStars(label.blocks, tuple(variances), prior_sd)
+        measured.append(numpyro.sample(f"y_{label.name}", model, obs=None if y is None else y[i]))
+    return tuple(measured)
+
+
+def _sites(name: str, axis: str, prior: dist.Distribution) -> Array:
+    """Sample a vector in the plate of its axis; nothing where there is nothing to sample."""
+    size = prior.batch_shape[0]
+    if size == 0:
+        return jnp.zeros(prior.batch_shape + prior.event_shape)
+    with numpyro.plate(axis, size):
+        return numpyro.sample(name, prior)
+
+
+def draw_coefficients(
+    key: Array, sites: dict[str, Array], design: Design, y: tuple[Array, ...], **_: object
+) -> dict[str, Array]:
+    """Draw (delta, beta) exactly, given one draw of the sampled sites.
+
+    Args:
+        key: JAX random key.
+        sites: one draw of `error_scale`, `floor`, `floor_trend`, `prior_sd`.
+        design: as given to `crosscal`.
+        y: as given to `crosscal`.
+        **_: the program's keyword arguments, which do not matter here.
+
+    Returns:
+        ``coef_<label>`` (n_coef,) per label, label unit.
+
+    Errors:
+        None.
+
+    Example:
+        See `tests/programs/test_crosscal.py`.
+    """
+    draws = {}
+    n_floor = design.floor_unit.shape[0]
+    error_scale, floor = sites.get("error_scale", jnp.zeros(0)), sites.get("floor", jnp.zeros(0))
+    floor_trend = sites.get("floor_trend", jnp.zeros((n_floor, 0)))
+    scales = sites.get("prior_sd", jnp.zeros(0))
+    for label, measured, label_key in zip(design.labels, y, jax.random.split(key, len(design.labels)), strict=True):
+        variances = [b.variance(error_scale, floor, floor_trend) for b in label.blocks]
+        mean, factor = FlatStars(label.blocks, tuple(variances), label.prior_sd(scales)).conditional(measured)
+        draws[f"coef_{label.name}"] = conditional_draw(mean, factor, jax.random.normal(label_key, mean.shape))
+    return draws
