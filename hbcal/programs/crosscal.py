@@ -126,7 +126,7 @@ def _sites(name: str, axis: str, prior: dist.Distribution) -> Array:
 
 
 def draw_coefficients(
-    key: Array, sites: dict[str, Array], design: Design, y: tuple[Array, ...], **_: object
+    key: Array, sites: dict[str, Array], design: Design, y: tuple[Array, ...], *, white: float = 1.0, **_: object
 ) -> dict[str, Array]:
     """Draw (delta, beta) exactly, given one draw of the sampled sites.
 
@@ -135,6 +135,7 @@ def draw_coefficients(
         sites: one draw of `error_scale`, `floor`, `floor_trend`, `prior_sd`.
         design: as given to `crosscal`.
         y: as given to `crosscal`.
+        white: 1 for a draw, 0 for the conditional mean.
         **_: the program's keyword arguments, which do not matter here.
 
     Returns:
@@ -154,5 +155,7 @@ def draw_coefficients(
     for label, measured, label_key in zip(design.labels, y, jax.random.split(key, len(design.labels)), strict=True):
         variances = [b.variance(error_scale, floor, floor_trend) for b in label.blocks]
         mean, factor = FlatStars(label.blocks, tuple(variances), label.prior_sd(scales)).conditional(measured)
-        draws[f"coef_{label.name}"] = conditional_draw(mean, factor, jax.random.normal(label_key, mean.shape))
+        draws[f"coef_{label.name}"] = conditional_draw(
+            mean, factor, white * jax.random.normal(label_key, mean.shape)
+        )
     return draws

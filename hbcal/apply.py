@@ -1,0 +1,258 @@
+"""Put rows of a table on the common scale, with their covariance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from hbcal.catalogue.catalogue import Catalogue
+from hbcal.catalogue.target import Target
+from hbcal.draws import CHUNK, Draws, draws_of, quantiles
+from hbcal.recipe import Recipe
+from hbcal.support import Support, support_of
+from hbcal.terms import floor_terms, standardised, trend_terms
+
+LEVELS = {"q025": 0.025, "q16": 0.1587, "q84": 0.8413, "q975": 0.975}
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Calibrated rows, in the order they came.
+
+    Attributes:
+        star: ids, (n_row,).
+        columns: name -> (n_row,); per label the value, its errors and quantiles, then ``extrapolated`` and ``reason``.
+        units: name -> unit.
+        value, covariance: (n_row, n_label), (n_row, n_label, n_label), label units.
+        labels: names on the label axis.
+        survey, scale: which survey was calibrated, and what each label is anchored on.
+    """
+
+    star: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    units: Mapping[str, str]
+    value: np.ndarray
+    covariance: np.ndarray
+    labels: tuple[str, ...]
+    survey: str
+    scale: Mapping[str, str]
+
+    def to_dataset(self) -> xr.Dataset:
+        """The shared label schema: value(star, label), covariance(star, label, label_2), extrapolation, flag."""
+        data: dict[str, Any] = {
+            "value": (("star", "label"), self.value),
+            "covariance": (("star", "label", "label_2"), self.covariance),
+            "extrapolation": ("star", self.columns["extrapolated"]),
+            "flag": ("star", np.asarray(self.columns["reason"]).astype(str)),
+        }
+        names = list(self.labels)
+        coords = {"star": self.star.astype(str), "label": names, "label_2": names}
+        units = [self.units[label] for label in names]
+        attrs = {"survey": self.survey, "units": ", ".join(units), "scale": str(dict(self.scale))}
+        return xr.Dataset(data, coords=coords, attrs=attrs)
+
+
+def fitted_support(recipe: Recipe, catalogue: Catalogue, survey: str, label: str) -> dict[Any, Support]:
+    """Support of the fitted stars of a survey's label, per combination of the categories its terms use.
+
+    Args:
+        recipe, catalogue: the run's.
+        survey, label: which.
+
+    Returns:
+        Combination of level numbers -> `Support` over the numeric covariates used.
+
+    Errors:
+        ValueError for names the catalogue does not have.
+
+    Example:
+        See `tests/test_run.py`.
+    """
+    s, l = catalogue.surveys.index(survey), catalogue.labels.index(label)
+    here = (catalogue.survey == s) & (catalogue.label == l)
+    stars = np.unique(catalogue.star[here])
+    n_seen = np.bincount(catalogue.star[catalogue.label == l], minlength=catalogue.n_star)
+    stars = stars[n_seen[stars] > 1]
+    x = catalogue.x[stars, s]
+    numeric, categories = used_covariates(recipe, survey, label)
+    u = standardised(recipe, x)
+    cells = np.stack([u[c] for c in categories], axis=1) if categories else np.zeros((len(x), 0))
+    points = np.stack([u[c] for c in numeric], axis=1) if numeric else np.zeros((len(x), 0))
+    return {tuple(cell): support_of(points[(cells == cell).all(1)]) for cell in np.unique(cells, axis=0)}
+
+
+def used_covariates(recipe: Recipe, survey: str, label: str) -> tuple[list[str], list[str]]:
+    """Numeric covariates and categories that the terms of a survey's label depend on.
+
+    Args:
+        recipe: any.
+        survey, label: which.
+
+    Returns:
+        Their names.
+
+    Errors:
+        None.
+
+    Example:
+        >>> from hbcal import load_recipe
+        >>> used_covariates(load_recipe("kepler_giants"), "apogee", "logg")
+        (['teff', 'logg', 'fe_h', 'alpha_fe'], ['evstate'])
+    """
+    empty = np.zeros((1, len(recipe.covariates)))
+    used: dict[str, None] = {}
+    for terms in (trend_terms, floor_terms):
+        for names in terms(recipe, survey, label, empty).covariates:
+            used |= dict.fromkeys(names)
+    return [c for c in used if not recipe.covariates[c].levels], [c for c in used if recipe.covariates[c].levels]
+
+
+def apply_draws(
+    recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, target: Target, scale: Mapping[str, str]
+) -> Applied:
+    """z = y - delta - beta . phi(x), mixed over the posterior draws.
+
+    Per row and draw d the true label is N(y - shift_d, noise_d^2). The variance is split into ``err_star``^2, the mean of
+    noise_d^2 (independent between stars), and ``err_calibration``^2, the variance of shift_d (shared by all stars).
+
+    Args:
+        recipe, posterior, catalogue: of the run.
+        target: the rows.
+        scale: label -> what it is anchored on.
+
+    Returns:
+        `Applied`, rows in the order of the target.
+
+    Errors:
+        None: rows without an answer say why in ``reason``.
+
+    Example:
+        See `tests/test_run.py`.
+    """
+    n_row = len(target.star)
+    drawn = {label: d for label in target.value if (d := draws_of(recipe, posterior, target.survey, label)) is not None}
+    labels = tuple(drawn)
+    value = np.full((n_row, len(labels)), np.nan)
+    covariance = np.full((n_row, len(labels), len(labels)), np.nan)
+    columns: dict[str, np.ndarray] = {}
+    reason = np.array(target.reason, dtype=object)
+    outside = np.zeros(n_row)
+    answered = np.zeros(n_row, bool)
+    for label in labels:
+        for suffix in ("", "_err", "_err_star", "_err_calibration", *(f"_{q}" for q in LEVELS)):
+            columns[label + suffix] = np.full(n_row, np.nan)
+    why: dict[str, np.ndarray] = {}
+    for label, d in drawn.items():
+        ok, why[label], far = _answerable(recipe, catalogue, target, d)
+        outside = np.where(np.isfinite(far), np.fmax(outside, far), outside)
+        answered |= ok
+        for name, column in _columns(d, target, label, ok).items():
+            columns[name] = column
+    for start in range(0, n_row, CHUNK):
+        rows = slice(start, start + CHUNK)
+        _covariances(drawn, target, rows, columns, value, covariance)
+    for i in range(n_row):
+        if not reason[i]:
+            said = list(dict.fromkeys(w[i] for w in why.values() if w[i]))
+            # a long table has one label per row: the other labels' absence is no reason
+            reason[i] = "" if answered[i] and target.one_label else "; ".join(said)
+    columns["extrapolated"] = np.where(answered, outside, np.nan)
+    columns["reason"] = reason
+    units = {name: recipe.unit(label) for label in labels for name in columns if name == label or name.startswith(f"{label}_")}
+    return Applied(target.star, columns, units, value, covariance, labels, target.survey, scale)
+
+
+def _answerable(recipe: Recipe, catalogue: Catalogue, target: Target, d: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which rows have an answer, why the others have none, and how far outside the fitted stars each lies."""
+    n_row = len(target.star)
+    y = target.value[d.label]
+    why = np.full(n_row, "", dtype=object)
+    far = np.zeros(n_row)
+    why[np.isnan(y)] = f"no {d.label}"
+    for row in np.flatnonzero(target.impossible.get(d.label, np.zeros(n_row, bool))):
+        why[row] = f"{d.label} outside its range"
+    if d.coefficient is None:
+        return why == "", why, far
+    numeric, categories = used_covariates(recipe, d.survey, d.label)
+    names = list(recipe.covariates)
+    for c in numeric + categories:
+        x = target.x[:, names.index(c)]
+        why[(why == "") & np.isnan(x)] = f"{c} missing"
+        if c in categories:
+            why[(why == "") & (x < 0)] = f"{c} not a known level"
+    u = standardised(recipe, target.x)
+    supports = fitted_support(recipe, catalogue, d.survey, d.label)
+    cells = np.stack([u[c] for c in categories], axis=1) if categories else np.zeros((n_row, 0))
+    points = np.stack([u[c] for c in numeric], axis=1) if numeric else np.zeros((n_row, 0))
+    open_rows = why == ""
+    for cell in np.unique(cells[open_rows], axis=0):
+        rows = open_rows & (cells == cell).all(1)
+        if tuple(cell) in supports:
+            far[rows] = supports[tuple(cell)].distance(points[rows])
+        else:
+            what = ", ".join(f"{c} {recipe.covariates[c].all_levels[int(k)]!r}" for c, k in zip(categories, cell, strict=True))
+            why[rows] = f"no fitted star has {what}"
+    return why == "", why, np.where(why == "", far, np.nan)
+
+
+def _columns(d: Draws, target: Target, label: str, ok: np.ndarray) -> dict[str, np.ndarray]:
+    rows = np.flatnonzero(ok)
+    out = {s: np.full(len(ok), np.nan) for s in (f"{label}_err_star", *(f"{label}_{q}" for q in LEVELS), label)}
+    for start in range(0, len(rows), CHUNK):
+        at = rows[start : start + CHUNK]
+        x, e = target.x[at], target.error[label][at]
+        mean, sd = target.value[label][at, None] - d.shift(x), d.noise(x, e)
+        out[label][at] = mean.mean(1)
+        out[f"{label}_err_star"][at] = np.sqrt((sd**2).mean(1))
+        for (name, _), q in zip(LEVELS.items(), quantiles(mean, sd, tuple(LEVELS.values())).T, strict=True):
+            out[f"{label}_{name}"][at] = q
+    return out
+
+
+def _covariances(drawn, target, rows, columns, value, covariance) -> None:
+    """Fill value and covariance(star, label, label_2): star part on the diagonal, calibration part everywhere."""
+    shifts = []
+    for j, (label, d) in enumerate(drawn.items()):
+        good = np.isfinite(columns[label][rows])
+        shift = np.where(good[:, None], d.shift(np.where(good[:, None], target.x[rows], 0.0)), np.nan)
+        shifts.append(shift - shift.mean(1, keepdims=True))
+        value[rows, j] = columns[label][rows]
+    stacked = np.stack(shifts, axis=1)
+    shared = np.einsum("ild,imd->ilm", stacked, stacked) / stacked.shape[-1]
+    for j, label in enumerate(drawn):
+        star = columns[f"{label}_err_star"][rows]
+        columns[f"{label}_err_calibration"][rows] = np.sqrt(shared[:, j, j])
+        shared[:, j, j] += star**2
+        columns[f"{label}_err"][rows] = np.sqrt(shared[:, j, j])
+    covariance[rows] = shared
+
+
+def calibration_covariance(
+    recipe: Recipe, posterior: xr.Dataset, survey: str, label: str, x: np.ndarray
+) -> np.ndarray:
+    """Covariance between stars that the shared calibration causes, Cov(shift_i, shift_j) over the draws.
+
+    Args:
+        recipe, posterior: of the run.
+        survey, label: which.
+        x: covariates of the stars, (n_row, n_covariate), recipe's units.
+
+    Returns:
+        (n_row, n_row), label unit squared; add err_star^2 on the diagonal for the full covariance.
+
+    Errors:
+        KeyError for a label the run did not calibrate.
+
+    Example:
+        See `tests/test_run.py`.
+    """
+    d = draws_of(recipe, posterior, survey, label)
+    if d is None:
+        raise KeyError(f"{survey} {label}")
+    shift = d.shift(x)
+    shift = shift - shift.mean(1, keepdims=True)
+    return shift @ shift.T / shift.shape[1]

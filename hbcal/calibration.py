@@ -1,0 +1,204 @@
+"""The first job: catalogues in, the posterior of their zero points and trends out. Read it top to bottom."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hbcal import __version__
+from hbcal._errors import HbcalError
+from hbcal.catalogue.catalogue import Catalogue
+from hbcal.catalogue.observe import observe
+from hbcal.design import Prepared, named_quantities, prepare
+from hbcal.folder import check_out, identity, locked, write_text
+from hbcal.infer.diagnose import diagnose
+from hbcal.infer.sample import sample
+from hbcal.infer.task import Settings, Task
+from hbcal.programs.crosscal import crosscal, draw_coefficients
+from hbcal.recipe import Recipe, load_recipe
+from hbcal.run import Run, open_run
+from hbcal.start import clipped, least_squares_start, priors_of
+from hbcal.tree import build_tree
+
+
+class ConvergenceWarning(UserWarning):
+    """A posterior failed its diagnostics: its draws are kept, and must not be used as they are."""
+
+
+def calibrate(
+    recipe: Recipe | str | Path,
+    data: str | Path | Catalogue,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    chains: int | None = None,
+    draws: int | None = None,
+    warmup: int | None = None,
+    resume: bool = False,
+    workers: int | None = None,
+    device: str = "auto",
+    progress: Callable[[str], None] | None = None,
+) -> Run:
+    """Fit the zero points, trends, error scales and floors of surveys that share stars.
+
+    Args:
+        recipe: a `Recipe`, the path of a ``recipe.toml``, or the name of a packaged one.
+        data: folder with the files the recipe names, or a `Catalogue`; values in the recipe's units.
+        out: folder of the run; must not hold anything unless `resume`.
+        seed, chains, draws, warmup: of the sampler; the recipe's where None; draws and warmup are per chain.
+        resume: go on with a run that was interrupted; draws are the same to the bit. Nothing there: start afresh.
+        workers: processes that share the chains; None for one per core, 0 to stay in this one.
+        device: ``"cpu"``, ``"gpu"``, or ``"auto"`` (a GPU when there is one and the work is large).
+        progress: called with lines of text.
+
+    Returns:
+        The `Run`, also kept in `out`.
+
+    Errors:
+        HbcalError for anything wrong with recipe, data or folder, before anything is written. A posterior that fails its
+        diagnostics is kept and warned about (`ConvergenceWarning`); `Run.diagnostics` says why.
+
+    Example:
+        See the README; `tests/test_calibration.py` runs it.
+    """
+    say = progress or (lambda text: None)
+    out = Path(out)
+    check_out(out, resume=resume)
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    catalogue = data if isinstance(data, Catalogue) else observe(recipe, Path(data))
+    prepared = prepare(recipe, catalogue)
+    say(prepared.overlap.text({name: recipe.unit(name) for name in recipe.labels}))
+    settings = _settings(recipe, prepared, seed, chains, draws, warmup, workers, device)
+
+    parts = {"recipe": recipe.text, "data": catalogue.digest(), "settings": settings.identity(), "hbcal": __version__}
+    mark = {"identity": identity(parts), "parts": {**parts, "recipe": identity({"text": recipe.text})}}
+    if (out / "run.json").exists():
+        was = json.loads((out / "run.json").read_text())
+        if was["identity"] != mark["identity"]:
+            differ = [k for k, v in mark["parts"].items() if was["parts"].get(k) != v]
+            raise HbcalError(
+                f"The run in {out} was started with another {' and '.join(differ)}: resume it with what it was started "
+                "with, or choose another --out."
+            )
+        if (out / "posterior.nc").exists():
+            say(f"{out} is complete already: nothing to resume")
+            return open_run(out)
+    elif out.is_dir() and any(p.name != ".lock" for p in out.iterdir()):
+        raise HbcalError(f"The folder {out} holds something that is not a run of hbcal: choose another --out.")
+
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        write_text(out / "run.json", json.dumps(mark, indent=1))
+        begun = datetime.now(UTC)
+        start = least_squares_start(prepared)
+        if recipe.clip:
+            prepared, start = _without_clipped(prepared, start, say)
+        for reason, n in prepared.catalogue.left_out.items():
+            say(f"left out: {n} measurements, {reason}")
+        say(f"sampling on the {settings.platform}: {settings.chains} chains of {settings.warmup} + {settings.draws}")
+        task = Task(crosscal, (prepared.design, prepared.y), {"priors": priors_of(prepared)}, start, draw_coefficients)
+        sites, stats = sample(task, settings, out / "chains", progress=say)
+        run = _write(out, prepared, sites, stats, settings, mark["identity"], begun)
+        shutil.rmtree(out / "chains")
+    say(run.diagnostics_text)
+    if not run.passed:
+        warnings.warn(f"The posterior in {out} failed its diagnostics: {run.diagnostics_text}", ConvergenceWarning, stacklevel=2)
+    return run
+
+
+def _settings(
+    recipe: Recipe, prepared: Prepared, seed: int, chains: int | None, draws: int | None, warmup: int | None,
+    workers: int | None, device: str,
+) -> Settings:  # fmt: skip
+    spec = recipe.sampling
+    for name, value, least in (("chains", chains, 1), ("draws", draws, 4), ("warmup", warmup, 1)):
+        if value is not None and value < least:
+            raise HbcalError(f"The number of {name} is {value}: it must be at least {least}.")
+    if device not in ("auto", "cpu", "gpu"):
+        raise HbcalError(f"The device is {device!r}: it must be auto, cpu or gpu.")
+    gradient = sum(b.phi.size * b.phi.shape[2] * b.phi.shape[1] for x in prepared.design.labels for b in x.blocks)
+    if device != "cpu":
+        import jax
+
+        there = any(d.platform == "gpu" for d in jax.devices())
+        if device == "gpu" and not there:
+            raise HbcalError("The device is gpu, but JAX sees none: install hbcal-surveys[cuda], or use --device cpu.")
+        # below some 10^9 multiplications a gradient is over before a GPU has been told to begin
+        device = "gpu" if there and (device == "gpu" or gradient > 1e9) else "cpu"
+    return Settings(
+        chains or spec.chains, warmup or spec.warmup, draws or spec.draws, seed, spec.chunk, spec.target_accept,
+        spec.max_tree_depth, workers=workers, platform=device,
+    )  # fmt: skip
+
+
+def _without_clipped(
+    prepared: Prepared, start: dict[str, np.ndarray], say: Callable[[str], None]
+) -> tuple[Prepared, dict[str, np.ndarray]]:
+    clip = prepared.recipe.clip
+    say(f"clipping at {clip:g} sigma")
+    rows, mode = clipped(prepared, start, clip)
+    keep = np.ones(len(prepared.catalogue.value), bool)
+    keep[rows] = False
+    left = prepared.catalogue.select(keep, f"more than {clip:g} sigma from the starting fit")
+    again = prepare(prepared.recipe, left)
+    same = (again.floors, again.error_scales, again.scales, again.floor_names) == (
+        prepared.floors, prepared.error_scales, prepared.scales, prepared.floor_names,
+    )  # fmt: skip
+    return again, mode if same else least_squares_start(again)
+
+
+def _write(
+    out: Path, prepared: Prepared, sites: dict[str, np.ndarray], stats: dict[str, np.ndarray], settings: Settings,
+    mark: str, begun: datetime,
+) -> Run:  # fmt: skip
+    """Everything a run holds; ``posterior.nc`` last, since its presence means the run is complete."""
+    import jax
+    import numpyro
+
+    recipe, graph = prepared.recipe, prepared.overlap
+    relative = [label for label in graph.fitted if not graph.anchored[label]]
+    provenance: dict[str, Any] = {
+        "hbcal": __version__,
+        "recipe": recipe.name,
+        "program": recipe.program,
+        "identity": mark,
+        "seed": settings.seed,
+        "settings": settings.identity(),
+        "device": settings.platform,
+        "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpyro": numpyro.__version__},
+        "machine": platform.machine(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "begun": begun.isoformat(timespec="seconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "sources": list(prepared.catalogue.sources),
+        "left_out": dict(prepared.catalogue.left_out),
+        "scale": {l: "relative scale" if l in relative else "anchored on " + ", ".join(graph.anchored[l]) for l in graph.fitted},
+        "single": list(graph.single),
+        "floor_sums_only": {k: list(v) for k, v in graph.sums.items()},
+        "overlap": [vars(tie) for tie in graph.ties],
+        "units": {label: recipe.unit(label) for label in recipe.labels},
+    }
+    tree = build_tree(prepared, named_quantities(prepared, sites), stats, provenance)
+    found = diagnose(tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset())
+    tree.attrs["diagnostics"] = tree["posterior"].attrs["diagnostics"] = json.dumps(found.as_dict())
+    write_text(out / "recipe.toml", recipe.text)
+    write_text(out / "provenance.json", json.dumps(provenance, indent=1))
+    write_text(out / "diagnostics.json", json.dumps(found.as_dict(), indent=1))
+    write_text(out / "overlap.txt", graph.text(provenance["units"]) + "\n")
+    beside = out / "posterior.nc.part"
+    tree.to_netcdf(beside, engine="h5netcdf")
+    run = Run(out, recipe, tree)
+    run.write_summary(out / "summary.ecsv")
+    run.write_figures(out)
+    beside.replace(out / "posterior.nc")
+    return replace(run)

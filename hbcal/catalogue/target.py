@@ -1,0 +1,239 @@
+"""Tables that a finished run is applied to, and queries that it is asked: read, checked, in the order given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hbcal._errors import HbcalError, closest, some
+from hbcal.catalogue.catalogue import Catalogue
+from hbcal.catalogue.observe import check_errors, read_covariate
+from hbcal.catalogue.read import Columns, Kind, column_names, read_columns, to_unit, unique_columns
+from hbcal.recipe import ColumnSpec, Recipe
+
+
+@dataclass(frozen=True)
+class Target:
+    """Rows of one survey to be put on the common scale.
+
+    Attributes:
+        survey: whose they are.
+        star: ids, (n_row,) str.
+        value, error: label -> (n_row,), label unit, NaN where there is none.
+        impossible: label -> rows whose value was outside the label's range.
+        x: covariates as observed, (n_row, n_covariate).
+        reason: why a row has no answer, (n_row,) str, "" where it may have one.
+        one_label: whether each row holds a single label (a long table).
+    """
+
+    survey: str
+    star: np.ndarray
+    value: Mapping[str, np.ndarray]
+    error: Mapping[str, np.ndarray]
+    impossible: Mapping[str, np.ndarray]
+    x: np.ndarray
+    reason: np.ndarray
+    one_label: bool
+
+
+def read_target(recipe: Recipe, path: Path, survey: str, fitted: tuple[str, ...], known: Catalogue) -> Target:
+    """Read a table for `apply`: with the recipe's column names, with hbcal's own, or long.
+
+    Own names are ``star``, ``<label>``, ``<label>_err`` and the covariates' names. Covariates that the table lacks are
+    taken from the run's own stars, by id.
+
+    Args:
+        recipe: of the run.
+        path: CSV, ECSV, Parquet or FITS.
+        survey: whose rows they are.
+        fitted: labels the run calibrated for that survey.
+        known: the run's catalogue.
+
+    Returns:
+        `Target`, rows in the file's order.
+
+    Errors:
+        HbcalError for an unknown survey, missing columns, bad errors, a wrong unit.
+
+    Example:
+        See `tests/test_run.py`.
+    """
+    if survey not in recipe.surveys:
+        raise HbcalError(f"The run knows no survey {survey!r}{closest(survey, recipe.surveys)}.")
+    names = column_names(path)
+    long = {"star", "survey", "label", "value"} <= set(names)
+    wide, wanted = _plan(recipe, names, survey, fitted, long)
+    covariates = {c: _covariate_column(recipe, names, survey, c) for c in recipe.covariates}
+    for c, spec in covariates.items():
+        if spec is not None:
+            wanted[spec.column] = "text" if recipe.covariates[c].levels else "number"
+    candidates = unique_columns(["star", *(e.columns.get("star", e.star) for e in recipe.data)])
+    star_column = next((n for n in candidates if n in names), "")
+    if not star_column:
+        raise HbcalError(f"{path.name} has no column of star ids: name it 'star', or as the recipe does.")
+    wanted[star_column] = "text"
+    columns = read_columns(path, {n: wanted[n] for n in unique_columns(wanted)})
+    star = columns.values[star_column]
+    value, error = _long(recipe, columns, survey, fitted) if long else _wide(recipe, columns, wide)
+    impossible = {}
+    for label, y in value.items():
+        n_inf = int(np.isinf(y).sum())
+        if n_inf:
+            raise HbcalError(f"{path.name} has {n_inf} infinite {label} value(s): empty them.")
+        low, high = recipe.labels[label].range
+        impossible[label] = (y < low) | (y > high)
+        if impossible[label].sum() > 0.5 * np.isfinite(y).sum():
+            raise HbcalError(
+                f"{path.name} has {int(impossible[label].sum())} of {int(np.isfinite(y).sum())} {label} values outside "
+                f"[{low:g}, {high:g}] {recipe.unit(label)}: the unit or the column is probably wrong."
+            )
+        value[label] = np.where(impossible[label], np.nan, y)
+    x = np.full((columns.n_row, len(recipe.covariates)), np.nan)
+    at = pd.Index(known.stars.astype(str)).get_indexer(star.astype(str))
+    s = recipe_index(recipe, survey)
+    for c, (name, spec) in enumerate(recipe.covariates.items()):
+        column = covariates[name]
+        if column is not None:
+            x[:, c] = read_covariate(columns, column.column, column.unit, name, spec)
+        elif spec.own in value:
+            x[:, c] = value[spec.own]
+        stored = np.where(at >= 0, known.x[at, s, c], np.nan)
+        x[:, c] = np.where(np.isnan(x[:, c]), stored, x[:, c])
+    reason = np.full(columns.n_row, "", dtype=object)
+    if long:
+        reason[columns.values["survey"] != survey] = f"not a row of {survey}"
+        unknown = ~np.isin(columns.values["label"].astype(str), fitted) & (reason == "")
+        reason[unknown] = f"label not calibrated for {survey}"
+    reason[star == ""] = "no star id"
+    return Target(survey, star, value, error, impossible, x, reason, long)
+
+
+def recipe_index(recipe: Recipe, survey: str) -> int:
+    """Position of a survey in its recipe.
+
+    Args:
+        recipe: any.
+        survey: one it declares.
+
+    Returns:
+        Its index; dimensionless.
+
+    Errors:
+        ValueError for an unknown survey.
+
+    Example:
+        >>> from hbcal import load_recipe
+        >>> recipe_index(load_recipe("textbook"), "s1")
+        1
+    """
+    return list(recipe.surveys).index(survey)
+
+
+def _plan(
+    recipe: Recipe, names: list[str], survey: str, fitted: tuple[str, ...], long: bool
+) -> tuple[dict[str, tuple[str, tuple[str, ...], str, str]], dict[str, Kind]]:
+    """label -> (value column, error columns, transform, unit), and the columns to read."""
+    wanted: dict[str, Kind] = {}
+    if long:
+        wanted = {"survey": "text", "label": "text", "value": "number"}
+        return {}, wanted | ({"error": "number"} if "error" in names else {})
+    wide: dict[str, tuple[str, tuple[str, ...], str, str]] = {}
+    tried = []
+    for label in fitted:
+        mapped = [m for e in recipe.data for m in e.measurements if (m.survey, m.label) == (survey, label)]
+        tried += [m.value for m in mapped] + [label]
+        found = next((m for m in mapped if m.value in names), None)
+        if found is not None:
+            lacking = [n for n in found.error if n not in names]
+            if lacking:
+                raise HbcalError(f"The table has {found.value!r} but lacks its error column {some(lacking)}: add it.")
+            wide[label] = (found.value, found.error, found.transform, found.unit)
+        elif label in names:
+            wide[label] = (label, (f"{label}_err",) if f"{label}_err" in names else (), "none", "")
+    if not wide:
+        raise HbcalError(
+            f"The table has no column with a label that the run calibrated for {survey!r}: expected one of {some(tried, 8)}."
+        )
+    for value, errors, _, _ in wide.values():
+        wanted |= dict.fromkeys((value, *errors), "number")
+    return wide, wanted
+
+
+def _covariate_column(recipe: Recipe, names: list[str], survey: str, covariate: str) -> ColumnSpec | None:
+    for entry in recipe.data:
+        spec = entry.covariates.get(covariate)
+        if spec is not None and spec.survey in ("", survey) and spec.column in names:
+            return spec
+    return ColumnSpec(covariate) if covariate in names and not recipe.covariates[covariate].own else None
+
+
+def _wide(recipe: Recipe, columns: Columns, wide: Mapping[str, tuple[str, tuple[str, ...], str, str]]):
+    value, error = {}, {}
+    for label, (name, errors, transform, unit) in wide.items():
+        y = columns.values[name].astype(float)
+        for column in errors:
+            check_errors(columns.values[column], column, columns.path.name)
+        e = np.mean([columns.values[c] for c in errors], axis=0) if errors else np.full(columns.n_row, np.nan)
+        if transform == "log10":
+            y = np.where(y > 0, y, np.nan)
+            y, e = np.log10(y), e / (y * np.log(10.0))
+        else:
+            have = unit or columns.units.get(name, "")
+            y = to_unit(y, have, recipe.unit(label), f"column {name!r} of {columns.path.name}")
+            if errors:
+                have = columns.units.get(errors[0], "") or have
+                e = to_unit(e, have, recipe.unit(label), f"column {errors[0]!r} of {columns.path.name}")
+        value[label], error[label] = y, e
+    return value, error
+
+
+def _long(recipe: Recipe, columns: Columns, survey: str, fitted: tuple[str, ...]):
+    value, error = {}, {}
+    given = columns.values.get("error")
+    if given is not None:
+        check_errors(given, "error", columns.path.name)
+    for label in fitted:
+        here = (columns.values["label"] == label) & (columns.values["survey"] == survey)
+        unit = columns.units.get("value", "")
+        y = to_unit(columns.values["value"], unit, recipe.unit(label), f"value column of {columns.path.name}")
+        e = np.full(columns.n_row, np.nan) if given is None else to_unit(given, unit, recipe.unit(label), "error column")
+        value[label], error[label] = np.where(here, y, np.nan), np.where(here, e, np.nan)
+    return value, error
+
+
+@dataclass(frozen=True)
+class Query:
+    """What `predict` is asked: star, survey and label per row, and the error the measurement would have (NaN: typical)."""
+
+    star: np.ndarray
+    survey: np.ndarray
+    label: np.ndarray
+    error: np.ndarray
+
+
+def read_query(path: Path) -> Query:
+    """Read a table of questions.
+
+    Args:
+        path: a table with columns star, survey, label and perhaps error (label unit).
+
+    Returns:
+        `Query`, rows in the file's order.
+
+    Errors:
+        HbcalError for missing columns or bad errors.
+
+    Example:
+        See `tests/test_run.py`.
+    """
+    wanted: dict[str, Kind] = {"star": "text", "survey": "text", "label": "text"}
+    if path.is_file() and "error" in column_names(path):
+        wanted["error"] = "number"
+    columns = read_columns(path, wanted)
+    error = columns.values.get("error", np.full(columns.n_row, np.nan))
+    check_errors(error, "error", path.name)
+    return Query(columns.values["star"], columns.values["survey"], columns.values["label"], error)

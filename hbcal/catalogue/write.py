@@ -1,0 +1,86 @@
+"""Write result tables, with units where the format has them; a file is complete or absent, and never overwritten."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hbcal._errors import HbcalError
+
+SUFFIXES = (".csv", ".ecsv", ".parquet", ".fits")
+
+
+def check_file(path: Path, *, overwrite: bool, suffixes: tuple[str, ...] = SUFFIXES) -> None:
+    """Refuse an output file that cannot be written, before any work is done.
+
+    Args:
+        path: the file to be.
+        overwrite: whether an existing one may be replaced.
+        suffixes: the kinds allowed.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError for an unknown kind, an existing file, a folder that is missing or read-only.
+
+    Example:
+        >>> check_file(Path("x.doc"), overwrite=False)
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: The output x.doc is of an unknown kind: use one of .csv, .ecsv, .parquet, .fits.
+    """
+    if path.suffix not in suffixes:
+        raise HbcalError(f"The output {path} is of an unknown kind: use one of {', '.join(suffixes)}.")
+    if path.exists() and not overwrite:
+        raise HbcalError(f"The output {path} exists already: choose another, or give --overwrite.")
+    if not path.parent.is_dir():
+        raise HbcalError(f"The folder {path.parent} of the output {path.name} does not exist: make it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise HbcalError(f"The folder {path.parent} of the output {path.name} is not writable: choose another.")
+
+
+def write_table(path: Path, columns: Mapping[str, np.ndarray], units: Mapping[str, str], meta: Mapping[str, str]) -> None:
+    """Write columns to CSV, ECSV, Parquet or FITS.
+
+    Args:
+        path: where to; the suffix decides the kind.
+        columns: name -> (n_row,).
+        units: name -> unit; in CSV they are lost.
+        meta: for the header.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        OSError when the disk says no.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as d:
+        ...     write_table(Path(d) / "t.csv", {"a": np.array([1.5])}, {}, {})
+        ...     (Path(d) / "t.csv").read_text()
+        'a\\n1.5\\n'
+    """
+    beside = path.with_name(path.name.removesuffix(path.suffix) + ".part" + path.suffix)
+    if path.suffix == ".csv":
+        pd.DataFrame(dict(columns)).to_csv(beside, index=False)
+    elif path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        arrays = {k: pa.array(v.tolist() if v.dtype.kind == "O" else v) for k, v in columns.items()}
+        fields = [pa.field(k, a.type, metadata={"unit": units[k]} if units.get(k) else None) for k, a in arrays.items()]
+        pq.write_table(pa.table(list(arrays.values()), schema=pa.schema(fields, metadata=dict(meta))), beside)
+    else:
+        from astropy.table import Table
+
+        table = Table({k: v.astype(str) if v.dtype.kind == "O" else v for k, v in columns.items()}, meta=dict(meta))
+        for name in table.colnames:
+            if units.get(name):
+                table[name].unit = units[name]
+        table.write(beside, format="ascii.ecsv" if path.suffix == ".ecsv" else "fits", overwrite=True)
+    beside.replace(path)

@@ -1,0 +1,128 @@
+"""Posterior draws of one (survey, label), and what they say about a measurement: the arithmetic of apply and predict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from hbcal.numerics.mixture import mixture_quantiles
+from hbcal.recipe import Recipe
+from hbcal.terms import Terms, floor_terms, trend_terms
+
+MOST_DRAWS = 500
+CHUNK = 1024
+_quantiles = jax.jit(mixture_quantiles)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of one survey's calibration of one label.
+
+    Attributes:
+        coefficient: zero point and trends, (n_draw, n_term), label unit; None for an anchor.
+        error_scale: (n_draw,); 1 where the survey reports no errors.
+        floor: (n_draw,), label unit, at the reference of the floor's covariates.
+        floor_trend: (n_draw, n_floor_term).
+        survey, label: which.
+    """
+
+    recipe: Recipe
+    survey: str
+    label: str
+    coefficient: np.ndarray | None
+    error_scale: np.ndarray
+    floor: np.ndarray
+    floor_trend: np.ndarray
+
+    def terms(self, x: np.ndarray) -> Terms:
+        """Design columns of these stars; none for an anchor. x: (n_row, n_covariate)."""
+        terms = trend_terms(self.recipe, self.survey, self.label, x)
+        if self.coefficient is None:
+            return Terms(np.zeros((len(x), 0)), [], np.zeros(0), [], [], [])
+        return terms
+
+    def shift(self, x: np.ndarray) -> np.ndarray:
+        """What the survey adds to the true label, (n_row, n_draw); NaN where a covariate is missing."""
+        n_draw = len(self.error_scale)
+        if self.coefficient is None:
+            return np.zeros((len(x), n_draw))
+        return self.terms(x).values @ self.coefficient.T
+
+    def noise(self, x: np.ndarray, error: np.ndarray) -> np.ndarray:
+        """Noise sd of a measurement, sqrt((a e)^2 + tau(x)^2), (n_row, n_draw); a missing error counts as none."""
+        e2 = np.nan_to_num(np.asarray(error, float)) ** 2
+        tau2 = np.broadcast_to(self.floor**2, (len(x), len(self.floor)))
+        if self.floor_trend.shape[1]:
+            psi = floor_terms(self.recipe, self.survey, self.label, x).values
+            tau2 = tau2 * np.exp(2.0 * np.clip(psi @ self.floor_trend.T, -5.0, 5.0))
+        return np.sqrt(e2[:, None] * self.error_scale**2 + tau2)
+
+
+def draws_of(recipe: Recipe, posterior: xr.Dataset, survey: str, label: str) -> Draws | None:
+    """Pick one survey's draws of a label out of a posterior, thinned evenly to at most `MOST_DRAWS`.
+
+    Args:
+        recipe: the run's.
+        posterior: with dims (chain, draw, survey, label, ...), label units.
+        survey, label: which.
+
+    Returns:
+        `Draws`, or None when the run did not calibrate that label of that survey.
+
+    Errors:
+        KeyError for a survey or label the run does not have.
+
+    Example:
+        See `tests/test_run.py`.
+    """
+    one = posterior.sel(survey=survey, label=label)
+    flat = {k: one[k].to_numpy().reshape(-1, *one[k].shape[2:]) for k in ("offset", "trend", "error_scale", "floor", "floor_trend")}
+    n = len(flat["offset"])
+    pick = np.unique(np.linspace(0, n - 1, min(n, MOST_DRAWS)).astype(int))
+    flat = {k: v[pick] for k, v in flat.items()}
+    if np.isnan(flat["offset"]).all():
+        return None
+    empty = np.zeros((1, len(recipe.covariates)))
+    names = trend_terms(recipe, survey, label, empty).names[1:]
+    where = {str(t): i for i, t in enumerate(posterior["term"].values)} if "term" in posterior.coords else {}
+    is_anchor = label in recipe.surveys[survey].anchor
+    coefficient = None
+    if not is_anchor:
+        trend = flat["trend"][:, [where[name] for name in names if name in where]]
+        coefficient = np.column_stack([flat["offset"], np.nan_to_num(trend)])
+    floor_names = floor_terms(recipe, survey, label, empty).names if not is_anchor else []
+    floor_where = {str(t): i for i, t in enumerate(posterior["floor_term"].values)} if "floor_term" in posterior.coords else {}
+    gamma = np.nan_to_num(flat["floor_trend"][:, [floor_where[name] for name in floor_names if name in floor_where]])
+    scale = np.where(np.isnan(flat["error_scale"]), 1.0, flat["error_scale"])
+    return Draws(recipe, survey, label, coefficient, scale, np.nan_to_num(flat["floor"]), gamma)
+
+
+def quantiles(mean: np.ndarray, sd: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    """Quantiles of each row's mixture over draws, in chunks of one compiled shape.
+
+    Args:
+        mean, sd: (n_row, n_draw), label unit.
+        levels: probabilities.
+
+    Returns:
+        (n_row, n_level), label unit.
+
+    Errors:
+        None: NaN in, NaN out.
+
+    Example:
+        >>> quantiles(np.zeros((1, 2)), np.ones((1, 2)), (0.5,)).round(6).tolist()
+        [[0.0]]
+    """
+    out = np.empty((len(mean), len(levels)))
+    for start in range(0, len(mean), CHUNK):
+        stop = min(start + CHUNK, len(mean))
+        pad = ((0, CHUNK - (stop - start)), (0, 0))
+        m = np.pad(mean[start:stop], pad)
+        s = np.pad(np.maximum(sd[start:stop], 1e-12), pad, constant_values=1.0)
+        out[start:stop] = np.asarray(_quantiles(jnp.asarray(m), jnp.asarray(s), jnp.asarray(levels)))[: stop - start]
+    return out

@@ -1,0 +1,112 @@
+"""The figures of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hbcal.draws import draws_of
+from hbcal.predict import true_label
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from hbcal.run import Run
+
+INK, SOFT = "#1f3b57", "#c25b2a"
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def forest(run: Run, path: Path) -> None:
+    """Zero points and floors with 68% and 95% intervals, per survey and label.
+
+    Args:
+        run: a run.
+        path: PNG to write.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        OSError when the disk says no.
+
+    Example:
+        `Run.write_figures` calls it.
+    """
+    posterior = run.posterior
+    labels = [str(l) for l in posterior["label"].values if np.isfinite(posterior["offset"].sel(label=l)).any()]
+    surveys = [str(s) for s in posterior["survey"].values]
+    figure = _figure(8.0, 1.2 + 0.45 * len(surveys) * len(labels))
+    axes = np.atleast_2d(figure.subplots(len(labels), 2, squeeze=False))
+    for row, label in zip(axes, labels, strict=True):
+        for ax, name in zip(row, ("offset", "floor"), strict=True):
+            for k, survey in enumerate(surveys):
+                draws = posterior[name].sel(survey=survey, label=label).to_numpy().ravel()
+                if np.isfinite(draws).all():
+                    q = np.quantile(draws, (0.025, 0.16, 0.5, 0.84, 0.975))
+                    ax.plot(q[[0, 4]], [k, k], color=INK, lw=1)
+                    ax.plot(q[[1, 3]], [k, k], color=INK, lw=4)
+                    ax.plot(q[2], k, "o", color=SOFT, ms=4)
+            ax.set_yticks(range(len(surveys)), surveys)
+            ax.set_ylim(-0.6, len(surveys) - 0.4)
+            ax.axvline(0.0, color="0.8", zorder=0)
+            ax.set_xlabel(f"{'zero point' if name == 'offset' else 'floor'} of {label} [{run.recipe.unit(label)}]")
+    figure.savefig(path, dpi=120)
+
+
+def before_after(run: Run, path: Path) -> None:
+    """Each survey minus the other measurements of its stars, before and after the calibration.
+
+    Args:
+        run: a run.
+        path: PNG to write.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        OSError when the disk says no.
+
+    Example:
+        `Run.write_figures` calls it.
+    """
+    cat, rng = run.catalogue, np.random.default_rng(0)
+    panels = []
+    for label in (l for l in cat.labels if np.isfinite(run.posterior["offset"].sel(label=l)).any()):
+        drawn = {s: d for s in cat.surveys if (d := draws_of(run.recipe, run.posterior, s, label)) is not None}
+        panels += [(label, s, drawn) for s, d in drawn.items() if d.coefficient is not None]
+    n_column = min(3, len(panels))
+    n_line = -(-len(panels) // n_column)
+    figure = _figure(4.2 * n_column, 3.2 * n_line)
+    axes = np.atleast_1d(figure.subplots(n_line, n_column, squeeze=False)).ravel()
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    for ax, (label, survey, drawn) in zip(axes, panels, strict=False):
+        s, l = cat.surveys.index(survey), cat.labels.index(label)
+        others = {k: d for k, d in drawn.items() if k != survey}
+        rows = np.flatnonzero((cat.survey == s) & (cat.label == l))
+        rows = rng.permutation(rows)[:3000]
+        mean, _, count = true_label(cat, others, label, cat.star[rows])
+        keep = count > 0
+        rows, z = rows[keep], mean[keep].mean(1)
+        shift = drawn[survey].shift(cat.x[cat.star[rows], s]).mean(1)
+        y = cat.value[rows]
+        ax.plot(z, y - z, ".", ms=2, color="0.7", label="before", rasterized=True)
+        ax.plot(z, y - shift - z, ".", ms=2, color=INK, label="after", rasterized=True)
+        ax.axhline(0.0, color=SOFT, lw=1)
+        wide = np.nanquantile(np.abs(np.concatenate([y - z, y - shift - z])), 0.995)
+        ax.set_ylim(-1.2 * wide, 1.2 * wide)
+        ax.set_xlabel(f"{label} from the other sources [{run.recipe.unit(label)}]")
+        ax.set_ylabel(f"{survey} minus others")
+        ax.legend(loc="upper right", fontsize=8, markerscale=4)
+    figure.savefig(path, dpi=120)

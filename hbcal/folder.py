@@ -1,0 +1,117 @@
+"""A run's folder: who may write to it, what it already holds, and files that are complete or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hbcal._errors import HbcalError
+
+
+def check_out(out: Path, *, resume: bool) -> None:
+    """Refuse an output folder that cannot be used, before anything is made.
+
+    Args:
+        out: the folder to be.
+        resume: whether what it holds may be continued.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError when it is a file, cannot be written, or holds something and `resume` is False.
+
+    Example:
+        >>> check_out(Path("/proc/hbcal"), resume=False)
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: The output folder /proc/hbcal cannot be made: /proc is not writable; choose another --out.
+    """
+    if out.exists() and not out.is_dir():
+        raise HbcalError(f"The output {out} is a file: --out names a folder.")
+    if out.is_dir() and any(out.iterdir()) and not resume:
+        raise HbcalError(f"The output folder {out} is in use: choose another --out, or go on with --resume.")
+    parent = out
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK) or str(parent.resolve()).startswith("/proc"):
+        raise HbcalError(f"The output folder {out} cannot be made: {parent} is not writable; choose another --out.")
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold a folder while writing to it; the lock dies with the process, so a kill leaves none behind.
+
+    Args:
+        out: an existing folder.
+
+    Returns:
+        A context.
+
+    Errors:
+        HbcalError when another process holds it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as d, locked(Path(d)):
+        ...     pass
+    """
+    path = out / ".lock"
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise HbcalError(f"The output folder {out} is in use by a running fit: wait for it, or choose another.") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def identity(parts: dict[str, Any]) -> str:
+    """Fingerprint of everything that decides a run's draws.
+
+    Args:
+        parts: JSON values.
+
+    Returns:
+        A SHA-256 in hexadecimal.
+
+    Errors:
+        TypeError for what JSON cannot hold.
+
+    Example:
+        >>> identity({"a": 1}) == identity({"a": 1})
+        True
+    """
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is complete or absent.
+
+    Args:
+        path: where to.
+        text: its content.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        OSError when the disk says no.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as d:
+        ...     write_text(Path(d) / "x", "text")
+        ...     (Path(d) / "x").read_text()
+        'text'
+    """
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,260 @@
+"""A finished run: look at it, apply it, ask it for predictions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from hbcal._errors import HbcalError
+from hbcal.apply import Applied, apply_draws, calibration_covariance
+from hbcal.catalogue.catalogue import Catalogue
+from hbcal.catalogue.target import Query, Target, read_query, read_target
+from hbcal.catalogue.write import check_file, write_table
+from hbcal.infer.diagnose import table
+from hbcal.predict import Predicted, predict_draws
+from hbcal.recipe import Recipe, load_recipe
+from hbcal.tree import catalogue_of
+
+
+@dataclass(frozen=True)
+class Run:
+    """A calibration: its recipe, its posterior, and what can be done with them.
+
+    Attributes:
+        path: folder.
+        recipe: as it was run.
+        tree: ArviZ DataTree; ``tree["posterior"]`` has offset[survey, label], trend[survey, label, term],
+            error_scale[survey, label], floor[survey, label], in the labels' units.
+    """
+
+    path: Path
+    recipe: Recipe
+    tree: xr.DataTree
+
+    @cached_property
+    def posterior(self) -> xr.Dataset:
+        """The draws, dims (chain, draw, survey, label, ...)."""
+        return self.tree["posterior"].to_dataset().load()
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The measurements that were fitted."""
+        return catalogue_of(self.tree)
+
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """What the gate measured, and ``passed``."""
+        return json.loads(self.tree.attrs["diagnostics"])
+
+    @property
+    def passed(self) -> bool:
+        """Whether the posterior passed its diagnostics."""
+        return bool(self.diagnostics["passed"])
+
+    @property
+    def diagnostics_text(self) -> str:
+        """The gate in one line."""
+        from hbcal.infer.diagnose import Diagnostics
+
+        d = {k: v for k, v in self.diagnostics.items() if k not in ("passed", "limits")}
+        return Diagnostics(**{**d, "failures": tuple(d["failures"])}).text()
+
+    @property
+    def scale(self) -> dict[str, str]:
+        """Label -> "anchored on ..." or "relative scale"."""
+        return json.loads(self.tree.attrs["scale"])
+
+    def calibrated_labels(self, survey: str) -> tuple[str, ...]:
+        """Labels of a survey that the run put on the common scale."""
+        if survey not in self.recipe.surveys:
+            return ()
+        offset = self.posterior["offset"].sel(survey=survey)
+        return tuple(str(l) for l in self.posterior["label"].values if np.isfinite(offset.sel(label=l)).all())
+
+    def apply(self, source: str | Path | Target, survey: str) -> Applied:
+        """Put every row of a table on the common scale.
+
+        Args:
+            source: file (the recipe's column names, or star, <label>, <label>_err and covariates), or a `Target`.
+            survey: whose rows they are.
+
+        Returns:
+            `Applied`, one row per row given, in that order, label units.
+
+        Errors:
+            HbcalError for an unknown survey or a bad table.
+
+        Example:
+            See the README.
+        """
+        if survey not in self.recipe.surveys:
+            from hbcal._errors import closest
+
+            raise HbcalError(f"The run knows no survey {survey!r}{closest(survey, self.recipe.surveys)}.")
+        fitted = self.calibrated_labels(survey)
+        if not fitted:
+            raise HbcalError(f"The run in {self.path} calibrated no label of survey {survey!r}: it had no data to do so.")
+        target = source
+        if not isinstance(target, Target):
+            target = read_target(self.recipe, Path(target), survey, fitted, self.catalogue)
+        return apply_draws(self.recipe, self.posterior, self.catalogue, target, self.scale)
+
+    def predict(self, source: str | Path | Query) -> Predicted:
+        """What would survey S report for star i, label l?
+
+        Args:
+            source: file with columns star, survey, label and perhaps error, or a `Query`.
+
+        Returns:
+            `Predicted`, in the order asked, label units.
+
+        Errors:
+            HbcalError for a bad table.
+
+        Example:
+            See the README.
+        """
+        query = source if isinstance(source, Query) else read_query(Path(source))
+        return predict_draws(self.recipe, self.posterior, self.catalogue, query)
+
+    def covariance(self, survey: str, label: str, x: np.ndarray) -> np.ndarray:
+        """Covariance between stars caused by the shared calibration; see `hbcal.apply.calibration_covariance`.
+
+        Args:
+            survey, label: which.
+            x: covariates of the stars, (n_row, n_covariate), recipe's order and units.
+
+        Returns:
+            (n_row, n_row), label unit squared.
+
+        Errors:
+            KeyError for a label the run did not calibrate.
+
+        Example:
+            See `tests/test_run.py`.
+        """
+        return calibration_covariance(self.recipe, self.posterior, survey, label, x)
+
+    def write_summary(self, path: Path) -> None:
+        """Write mean, sd, quantiles and diagnostics of every quantity as ECSV.
+
+        Args:
+            path: where to.
+
+        Returns:
+            Nothing.
+
+        Errors:
+            OSError when the disk says no.
+
+        Example:
+            `calibrate` calls it.
+        """
+        rows: dict[str, list[Any]] = {}
+        stats = table(self.posterior)
+        for name, variable in self.posterior.data_vars.items():
+            values = variable.transpose("chain", "draw", ...).to_numpy()
+            flat = values.reshape(-1, *values.shape[2:])
+            dims = [str(d) for d in variable.dims if d not in ("chain", "draw")]
+            for at in np.ndindex(*flat.shape[1:]):
+                draws = flat[(slice(None), *at)]
+                if not np.isfinite(draws).all():
+                    continue
+                where = {d: str(self.posterior[d].values[i]) for d, i in zip(dims, at, strict=True)}
+                label = where.get("label", "")
+                unit = self.recipe.unit(label) if label and name in ("offset", "trend", "floor") else ""
+                row = {
+                    "quantity": str(name), "survey": where.get("survey", ""), "label": label,
+                    "term": where.get("term", where.get("floor_term", where.get("scale", ""))), "unit": unit,
+                    "mean": draws.mean(), "sd": draws.std(),
+                    **dict(zip(("q025", "q16", "q50", "q84", "q975"), np.quantile(draws, (0.025, 0.1587, 0.5, 0.8413, 0.975)), strict=True)),
+                    **{k: float(v[at]) for k, v in stats[str(name)].items()},
+                }  # fmt: skip
+                for key, value in row.items():
+                    rows.setdefault(key, []).append(value)
+        columns = {k: np.array(v, dtype=object if isinstance(v[0], str) else float) for k, v in rows.items()}
+        meta = {"diagnostics": self.diagnostics_text, "scale": json.dumps(self.scale)}
+        write_table(path, columns, {}, meta)
+
+    def write_figures(self, folder: Path) -> None:
+        """Draw the run's figures into a folder.
+
+        Args:
+            folder: where to.
+
+        Returns:
+            Nothing.
+
+        Errors:
+            OSError when the disk says no.
+
+        Example:
+            `calibrate` calls it.
+        """
+        from hbcal.figures import before_after, forest
+
+        forest(self, folder / "offsets.png")
+        before_after(self, folder / "before_after.png")
+
+
+def open_run(path: str | Path) -> Run:
+    """Open what `calibrate` kept.
+
+    Args:
+        path: folder of the run.
+
+    Returns:
+        The `Run`; posterior in label units.
+
+    Errors:
+        HbcalError when the folder is not a finished run, or its posterior is damaged.
+
+    Example:
+        >>> open_run("nowhere")
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: nowhere is not a finished run of hbcal: it lacks posterior.nc; finish it with calibrate --resume.
+    """
+    path = Path(path)
+    if not (path / "posterior.nc").is_file() or not (path / "recipe.toml").is_file():
+        raise HbcalError(f"{path} is not a finished run of hbcal: it lacks posterior.nc; finish it with calibrate --resume.")
+    try:
+        with xr.open_datatree(path / "posterior.nc", engine="h5netcdf") as tree:
+            tree = tree.load()
+        return Run(path, load_recipe(path / "recipe.toml"), tree)
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, HbcalError):
+            raise
+        raise HbcalError(f"{path / 'posterior.nc'} cannot be read ({error}): it is damaged; run calibrate again.") from None
+
+
+def write_applied(applied: Applied, path: Path, *, overwrite: bool = False) -> None:
+    """Write calibrated rows to a table, or to ``.nc`` in the shared label schema.
+
+    Args:
+        applied: as `Run.apply` gives it.
+        path: ``.csv``, ``.ecsv``, ``.parquet``, ``.fits`` or ``.nc``.
+        overwrite: whether an existing file may be replaced.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError when the file cannot be written or exists.
+
+    Example:
+        See the README.
+    """
+    check_file(path, overwrite=overwrite, suffixes=(".csv", ".ecsv", ".parquet", ".fits", ".nc"))
+    if path.suffix == ".nc":
+        beside = path.with_name(path.name + ".part")
+        applied.to_dataset().to_netcdf(beside, engine="h5netcdf")
+        beside.replace(path)
+        return
+    meta = {"survey": applied.survey, "scale": json.dumps(dict(applied.scale))}
+    write_table(path, {"star": applied.star, **applied.columns}, applied.units, meta)

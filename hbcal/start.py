@@ -1,0 +1,201 @@
+"""Where a fit starts: weighted least squares, and the clipping a recipe may ask for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from hbcal.design import Prepared
+from hbcal.infer.optimise import Mode
+from hbcal.infer.task import Task
+from hbcal.programs.crosscal import crosscal, draw_coefficients
+from hbcal.programs.crosscal import Priors as Priors
+
+
+def priors_of(prepared: Prepared) -> Priors:
+    """The program's priors as the recipe states them.
+
+    Args:
+        prepared: with its recipe.
+
+    Returns:
+        `Priors`: sd of log error scale and of floor terms, dimensionless.
+
+    Errors:
+        None.
+
+    Example:
+        See `tests/test_start.py`.
+    """
+    return Priors(prepared.recipe.priors.error_scale, prepared.recipe.priors.floor_trend)
+
+
+def least_squares_start(prepared: Prepared) -> dict[str, np.ndarray]:
+    """Starting values of the sampled sites: weighted least squares for the coefficients, scatter for the floors.
+
+    Four rounds of: solve (sum phi^T K phi + prior) theta = sum phi^T K y, then set each floor from the robust scatter
+    of each measurement against the others of its star, tau^2 = (1.4826 MAD)^2 - (a e)^2 - 1 / (W - w).
+
+    Args:
+        prepared: design and data.
+
+    Returns:
+        Constrained values: ``error_scale`` 1, ``floor`` and ``prior_sd`` in label units, ``floor_trend`` 0.
+
+    Errors:
+        None.
+
+    Example:
+        See `tests/test_start.py`.
+    """
+    design = prepared.design
+    floor = np.asarray(design.floor_unit, float) * 0.5
+    for _ in range(4):
+        scatter: dict[int, list[np.ndarray]] = {i: [] for i in range(len(floor))}
+        for label, y in zip(design.labels, prepared.y, strict=True):
+            sd = np.asarray(label.prior_sd(np.asarray(design.scale_unit, float)))
+            tables = [t.reshape(b.seen.shape) for b, t in zip(label.blocks, _cut(label.blocks, y), strict=True)]
+            weights = [_weights(b, floor) for b in label.blocks]
+            theta = _solve(label.blocks, tables, weights, sd)
+            for block, table, w in zip(label.blocks, tables, weights, strict=True):
+                delta, spare = _against_others(table - _shift(block, theta), w)
+                for j, i in enumerate(block.floor_of):
+                    ok = block.seen[:, j] & np.isfinite(delta[:, j])
+                    if i >= 0 and ok.any():
+                        scatter[i].append(np.c_[delta[ok, j], spare[ok, j] + block.err2[ok, j]])
+        for i, parts in scatter.items():
+            if parts:
+                d, other = np.concatenate(parts).T
+                tau2 = (1.4826 * np.median(np.abs(d))) ** 2 - np.median(other)
+                floor[i] = np.sqrt(max(tau2, (0.05 * design.floor_unit[i]) ** 2))
+    start: dict[str, np.ndarray] = {}
+    if design.n_error:
+        start["error_scale"] = np.ones(design.n_error)
+    if len(floor):
+        start["floor"] = floor
+        if design.n_floor_term:
+            start["floor_trend"] = np.zeros((len(floor), design.n_floor_term))
+    if len(design.scale_unit):
+        start["prior_sd"] = np.asarray(design.scale_unit, float)
+    return start
+
+
+def clipped(prepared: Prepared, start: dict[str, np.ndarray], clip: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Measurements more than `clip` sigma away from the other measurements of their star, at the posterior's mode.
+
+    The mode and the set are found in turn until the set stays; at most one measurement of a star goes at a time, never
+    an anchor's where another can.
+
+    Args:
+        prepared: design and data.
+        start: starting values.
+        clip: in standard deviations, > 0.
+
+    Returns:
+        Catalogue rows to leave out, shape (n_clipped,); and the sites at the mode, in their own units.
+
+    Errors:
+        None.
+
+    Example:
+        See `tests/test_start.py`.
+    """
+    kwargs = {"priors": priors_of(prepared)}
+    design = prepared.design
+    mode = Mode(Task(crosscal, (design, prepared.y), kwargs, start))
+    coefficients = jax.jit(lambda sites, design, y: draw_coefficients(jax.random.PRNGKey(0), sites, design, y, white=0.0))
+    out = np.zeros(0, int)
+    sites: dict[str, Any] = {}
+    for _ in range(8):
+        masked = _without(prepared, out)
+        sites = dict(mode((masked, prepared.y)))
+        theta = coefficients(sites, masked, prepared.y)
+        found = []
+        for i, (label, use) in enumerate(zip(design.labels, masked.labels, strict=True)):
+            where = _cut(label.blocks, prepared.rows[i])
+            for block, kept, y, row in zip(label.blocks, use.blocks, _cut(label.blocks, prepared.y[i]), where, strict=True):
+                var = np.asarray(_variance(block, sites))
+                shift = _shift(block, np.asarray(theta[f"coef_{label.name}"]))
+                delta, spare = _against_others(
+                    y.reshape(var.shape) - shift, np.where(block.seen, 1 / var, 0), np.where(kept.seen, 1 / var, 0)
+                )
+                found.append(row.reshape(var.shape)[_worst(delta, spare + var, block, clip)])
+        new = np.sort(np.concatenate(found))
+        if np.array_equal(new, out):
+            break
+        out = new
+    return out, {k: v for k, v in sites.items() if k in start}
+
+
+def _variance(block, sites):
+    n = len(sites.get("floor", ()))
+    return block.variance(sites.get("error_scale", np.zeros(0)), sites.get("floor"), sites.get("floor_trend", np.zeros((n, 0))))
+
+
+def _worst(delta, var, block, clip):
+    """Mask of the measurements to leave out: the worst of each star beyond the limit, anchors only if nothing else."""
+    z = np.where(block.seen, np.abs(delta) / np.sqrt(var), 0.0)
+    z = np.where(np.isfinite(z), z, 0.0)
+    order = np.where(np.array(block.floor_of) >= 0, z, 0.0)
+    order = np.where(order.max(1, keepdims=True) > clip, order, z)
+    # of two measurements both are equally far from the other: the less precise one goes
+    tie = order + 1e-9 * np.where(block.seen, var / var.max(), 0.0)
+    mask = np.zeros(z.shape, bool)
+    mask[np.arange(len(z)), tie.argmax(1)] = True
+    return mask & (z > clip)
+
+
+def _without(prepared: Prepared, rows: np.ndarray):
+    labels = []
+    for label, where in zip(prepared.design.labels, prepared.rows, strict=True):
+        blocks = [
+            replace(b, seen=b.seen & ~np.isin(r, rows).reshape(b.seen.shape))
+            for b, r in zip(label.blocks, _cut(label.blocks, where), strict=True)
+        ]
+        labels.append(replace(label, blocks=tuple(blocks)))
+    return replace(prepared.design, labels=tuple(labels))
+
+
+def _cut(blocks, flat):
+    return np.split(np.asarray(flat), np.cumsum([b.seen.size for b in blocks])[:-1])
+
+
+def _weights(block, floor):
+    tau2 = np.array([floor[i] ** 2 if i >= 0 else 0.0 for i in block.floor_of])
+    return np.where(block.seen, 1.0 / np.where(block.seen, block.err2 + tau2, 1.0), 0.0)
+
+
+def _shift(block, theta):
+    n_star, n_free, n_term = block.phi.shape
+    out = np.zeros(block.seen.shape)
+    out[:, :n_free] = np.einsum("isk,sk->is", block.phi, (block.spread @ theta).reshape(n_free, n_term))
+    return out
+
+
+def _against_others(r, weight, others=None):
+    """Each measurement minus the weighted mean of the others of its star, and the variance of that mean."""
+    others = weight if others is None else others
+    rest = others.sum(1, keepdims=True) - others
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = ((others * r).sum(1, keepdims=True) - others * r) / rest
+        return np.where(rest > 0, r - mean, np.nan), np.where(rest > 0, 1.0 / rest, np.nan)
+
+
+def _solve(blocks, tables, weights, sd):
+    precision, linear = np.diag(sd**-2.0), np.zeros(len(sd))
+    for block, y, w in zip(blocks, tables, weights, strict=True):
+        n_star, n_free, n_term = block.phi.shape
+        total = w.sum(1)
+        centred = w * (y - ((w * y).sum(1) / total)[:, None])
+        spread = block.spread.reshape(n_free, n_term, -1)
+        mixed = np.zeros((n_star, len(sd)))
+        for s in range(n_free):
+            phi = block.phi[:, s] @ spread[s]
+            precision += phi.T @ (w[:, s, None] * phi)
+            linear += phi.T @ centred[:, s]
+            mixed += w[:, s, None] * phi
+        precision -= mixed.T @ (mixed / total[:, None])
+    return np.linalg.solve(precision, linear)

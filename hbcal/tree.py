@@ -1,0 +1,116 @@
+"""The run's DataTree: posterior with named axes, sampler statistics, the data, everything with units and provenance."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from hbcal.catalogue.catalogue import Catalogue
+from hbcal.design import Prepared
+
+DIMS = {
+    "offset": ("survey", "label"),
+    "error_scale": ("survey", "label"),
+    "floor": ("survey", "label"),
+    "trend": ("survey", "label", "term"),
+    "floor_trend": ("survey", "label", "floor_term"),
+    "prior_sd": ("scale",),
+}
+
+
+def build_tree(
+    prepared: Prepared, quantities: dict[str, np.ndarray], stats: dict[str, np.ndarray], attrs: dict[str, Any]
+) -> xr.DataTree:
+    """Package a run for ArviZ.
+
+    Args:
+        prepared: design and data.
+        quantities: as `hbcal.design.named_quantities` gives them, label units.
+        stats: sampler statistics, each (n_chain, n_draw).
+        attrs: provenance, any JSON value each.
+
+    Returns:
+        DataTree with groups posterior, sample_stats, observed_data and constant_data.
+
+    Errors:
+        None.
+
+    Example:
+        See `tests/test_calibration.py`.
+    """
+    recipe, cat = prepared.recipe, prepared.catalogue
+    n_chain, n_draw = quantities["offset"].shape[:2]
+    coords = {
+        "chain": np.arange(n_chain),
+        "draw": np.arange(n_draw),
+        "survey": list(cat.surveys),
+        "label": list(cat.labels),
+        "term": list(prepared.terms[1:]),
+        "floor_term": list(prepared.floor_names),
+        "scale": list(prepared.scales),
+    }
+    posterior = {}
+    for name, values in quantities.items():
+        dims = ("chain", "draw", *DIMS[name])
+        used = {d: coords[d] for d in dims}
+        posterior[name] = xr.DataArray(values, dims=dims, coords=used)
+    units = json.dumps({label: recipe.unit(label) for label in cat.labels})
+    for name in ("offset", "floor", "trend"):
+        posterior[name].attrs["units"] = units
+    posterior["error_scale"].attrs["units"] = posterior["floor_trend"].attrs["units"] = "1"
+    sample_stats = xr.Dataset({k: (("chain", "draw"), v) for k, v in stats.items()})
+    observed = xr.Dataset(
+        {
+            "value": ("measurement", cat.value),
+            "error": ("measurement", cat.error),
+            "star_of": ("measurement", cat.star),
+            "survey_of": ("measurement", cat.survey),
+            "label_of": ("measurement", cat.label),
+        },
+        attrs={"units": units},
+    )
+    constant = xr.Dataset(
+        {
+            "x": (("star", "survey", "covariate"), cat.x),
+            "star_level": ("covariate", cat.star_level.astype(np.int8)),
+        },
+        coords={"star": cat.stars.astype(str), "survey": list(cat.surveys), "covariate": list(cat.covariates)},
+    )
+    text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in attrs.items()}
+    groups = {"posterior": xr.Dataset(posterior, attrs=text), "sample_stats": sample_stats}
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=text), **groups, "observed_data": observed, "constant_data": constant})
+
+
+def catalogue_of(tree: xr.DataTree) -> Catalogue:
+    """The catalogue a run was fitted to.
+
+    Args:
+        tree: as `build_tree` makes it.
+
+    Returns:
+        `Catalogue` in the recipe's units.
+
+    Errors:
+        KeyError when the tree is not a run's.
+
+    Example:
+        See `tests/test_calibration.py`.
+    """
+    data, fixed = tree["observed_data"].to_dataset(), tree["constant_data"].to_dataset()
+    posterior = tree["posterior"].to_dataset()
+    return Catalogue(
+        stars=fixed["star"].values.astype(object),
+        surveys=tuple(map(str, posterior["survey"].values)),
+        labels=tuple(map(str, posterior["label"].values)),
+        covariates=tuple(map(str, fixed["covariate"].values)),
+        star=data["star_of"].values,
+        survey=data["survey_of"].values,
+        label=data["label_of"].values,
+        value=data["value"].values,
+        error=data["error"].values,
+        x=fixed["x"].values,
+        star_level=fixed["star_level"].values.astype(bool),
+    )
