@@ -85,7 +85,11 @@ class ColumnSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """One file. ``long``: star, survey, label, value, error; ``wide``: one row per star; ``stars``: covariates only."""
+    """One file. ``long``: star, survey, label, value, error; ``wide``: one row per star; ``stars``: covariates only.
+
+    `keep` and `within` filter rows by the values of a column; `missing` lists numbers that stand for "no value"; `visits`
+    says that a star may have several rows, each a measurement of its own.
+    """
 
     file: str
     layout: Literal["long", "wide", "stars"]
@@ -96,6 +100,7 @@ class DataSpec:
     keep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     visits: bool = False
+    missing: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def observe(recipe: Recipe, folder: Path) -> Catalogue:
     frames, tables, sources = [], [], []
     for entry in recipe.data:
         path = folder / entry.file
-        columns = read_columns(path, wanted_columns(entry, path, recipe))
+        columns = read_columns(path, wanted_columns(entry, path, recipe), entry.missing)
         sources.append({"file": entry.file, "rows": columns.n_row, "sha256": _sha256(path)})
         keep = _keep(entry, columns, left_out)
         ids = columns.values[_star_column(entry)]

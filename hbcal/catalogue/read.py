@@ -29,13 +29,14 @@ class Columns:
     n_row: int
 
 
-def read_columns(path: Path, wanted: Mapping[str, Kind]) -> Columns:
+def read_columns(path: Path, wanted: Mapping[str, Kind], missing: tuple[float, ...] = ()) -> Columns:
     """Read the columns a recipe names, and no others.
 
     Args:
         path: a ``.csv``, ``.csv.gz``, ``.ecsv``, ``.parquet`` or ``.fits`` file.
         wanted: column name -> ``"number"`` (float64, NaN where missing) or ``"text"`` (str, "" where missing; integer
             identifiers become their digits and never pass through a float).
+        missing: numbers that mean "no value" in this file, such as -9999.
 
     Returns:
         `Columns` with arrays of shape (n_row,), in the file's order and units.
@@ -65,7 +66,12 @@ def read_columns(path: Path, wanted: Mapping[str, Kind]) -> Columns:
     values, units = load(list(wanted))
     out = {}
     for name, kind in wanted.items():
-        out[name] = _as_text(values[name]) if kind == "text" else _as_number(values[name], name, path)
+        if kind == "text":
+            text = _as_text(values[name])
+            out[name] = np.where(np.isin(text.astype(str), [f"{m:g}" for m in missing]), "", text)
+        else:
+            number = _as_number(values[name], name, path)
+            out[name] = np.where(np.isin(number, missing), np.nan, number)
     n_row = len(next(iter(out.values()))) if out else 0
     if n_row == 0:
         raise HbcalError(f"{path.name} has no rows: there is nothing to read.")

@@ -76,7 +76,8 @@ def read_target(recipe: Recipe, path: Path, survey: str, fitted: tuple[str, ...]
     if not star_column:
         raise HbcalError(f"{path.name} has no column of star ids: name it 'star', or as the recipe does.")
     wanted[star_column] = "text"
-    columns = read_columns(path, {n: wanted[n] for n in unique_columns(wanted)})
+    missing = tuple(m for e in recipe.data for m in e.missing)
+    columns = read_columns(path, {n: wanted[n] for n in unique_columns(wanted)}, missing)
     star = columns.values[star_column]
     value, error = _long(recipe, columns, survey, fitted) if long else _wide(recipe, columns, wide)
     impossible = {}

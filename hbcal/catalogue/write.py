@@ -65,8 +65,9 @@ def write_table(path: Path, columns: Mapping[str, np.ndarray], units: Mapping[st
         ...     (Path(d) / "t.csv").read_text()
         'a\\n1.5\\n'
     """
-    beside = path.with_name(path.name.removesuffix(path.suffix) + ".part" + path.suffix)
-    if path.suffix == ".csv":
+    suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    beside = path.with_name(path.name.removesuffix(suffix) + ".part" + suffix)
+    if suffix in (".csv", ".csv.gz"):
         pd.DataFrame(dict(columns)).to_csv(beside, index=False)
     elif path.suffix == ".parquet":
         import pyarrow as pa

@@ -1,0 +1,1 @@
+"""Checks of any program or posterior: simulation-based calibration, coverage, predictive checks. Knows no program."""

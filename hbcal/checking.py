@@ -1,0 +1,80 @@
+"""Does a finished run describe its own data? Diagnostics, and residuals of every measurement against the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hbcal.check.coverage import Coverage, coverage
+from hbcal.draws import draws_of
+from hbcal.predict import true_label
+from hbcal.run import Run
+
+LEAST = 50
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Verdict on a run.
+
+    Attributes:
+        coverages: "survey label" (and "survey label category=level") -> `Coverage` of the standardised residuals.
+        failures: one sentence per thing that is wrong.
+    """
+
+    coverages: dict[str, Coverage]
+    failures: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        covered = {k: v.as_dict() for k, v in self.coverages.items()}
+        return {"passed": not self.failures, "failures": self.failures, "residuals": covered}
+
+
+def check_run(run: Run) -> Checked:
+    """Check the diagnostics, then each survey's measurements against what the other sources predict for them.
+
+    z = (y - mean) / sd of the prediction from the star's other measurements; per survey and label with 50 or more,
+    and per category level, the scatter of z must be 1 within 0.15 and its median 0 within 0.15, beyond chance.
+
+    Args:
+        run: a finished run.
+
+    Returns:
+        `Checked`.
+
+    Errors:
+        None.
+
+    Example:
+        See `tests/test_checking.py`.
+    """
+    failures = list(run.diagnostics["failures"])
+    coverages: dict[str, Coverage] = {}
+    cat = run.catalogue
+    for label in cat.labels:
+        drawn = {s: d for s in cat.surveys if (d := draws_of(run.recipe, run.posterior, s, label)) is not None}
+        for survey, d in drawn.items():
+            others = {k: v for k, v in drawn.items() if k != survey}
+            s, l = cat.surveys.index(survey), cat.labels.index(label)
+            rows = np.flatnonzero((cat.survey == s) & (cat.label == l))
+            if not others or len(rows) < LEAST:
+                continue
+            rows = np.random.default_rng(0).permutation(rows)[:20000]
+            star, x = cat.star[rows], cat.x[cat.star[rows], s]
+            mean, var, count = true_label(cat, others, label, star)
+            predicted = mean + d.shift(x)
+            sd = np.sqrt((var + d.noise(x, cat.error[rows]) ** 2).mean(1) + predicted.var(1))
+            z = np.where(count > 0, (cat.value[rows] - predicted.mean(1)) / sd, np.nan)
+            groups = {f"{survey} {label}": np.ones(len(rows), bool)}
+            for c, (name, spec) in enumerate(run.recipe.covariates.items()):
+                if cat.star_level[c]:
+                    for k, level in enumerate(spec.all_levels):
+                        groups[f"{survey} {label} {name}={level}"] = cat.x[star, s, c] == k
+            for name, at in groups.items():
+                if np.isfinite(z[at]).sum() >= LEAST:
+                    coverages[name] = coverage(z[at])
+                    failures += [f"{name}: {what}" for what in coverages[name].failures()]
+    return Checked(coverages, failures)

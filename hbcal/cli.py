@@ -1,0 +1,171 @@
+"""The command line: thin. Exit status 0 is well, 2 is bad input, 3 is a posterior or a check that failed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hbcal._errors import HbcalError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Put stellar surveys on one scale, with the full posterior of the calibration.",
+)  # fmt: skip
+
+Out = Annotated[Path, typer.Option(help="Folder or file to write; must not exist.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random number.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
+
+
+def _say(text: str) -> None:
+    """Progress goes to stderr: one line that is rewritten on a terminal, every tenth otherwise."""
+    if text.startswith("sampling: ") and sys.stderr.isatty():
+        print(f"\r{text}   ", end="", file=sys.stderr, flush=True)
+        return
+    print(text, file=sys.stderr, flush=True)
+
+
+@app.command()
+def demo(out: Out, seed: Seed = 1) -> None:
+    """Simulate a three-survey sky, calibrate it, and compare with the truth."""
+    from hbcal.demo import run_demo
+
+    table, passed = run_demo(out, seed=seed, progress=_say)
+    print(table)
+    raise typer.Exit(0 if passed else 3)
+
+
+@app.command()
+def simulate(
+    recipe: Annotated[str, typer.Argument(help="Path of a recipe.toml, or the name of a packaged recipe.")],
+    out: Out,
+    seed: Seed = 0,
+    n_star: Annotated[int | None, typer.Option(help="Number of stars; the recipe's by default.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Take stars, overlaps, errors and covariates from this data.")] = None,
+    values: Annotated[Path | None, typer.Option(help="TOML file of values to hold fixed.")] = None,
+) -> None:
+    """Write data with known truth, in the files the recipe reads."""
+    from hbcal.simulation import simulate as run
+
+    run(recipe, out, seed=seed, n_star=n_star, data=data, values=_toml(values) if values else None)
+    print(f"wrote {out}")
+
+
+@app.command()
+def calibrate(
+    recipe: Annotated[str, typer.Argument(help="Path of a recipe.toml, or the name of a packaged recipe.")],
+    data: Annotated[Path, typer.Option(help="Folder with the files the recipe names.")],
+    out: Out,
+    seed: Seed = 0,
+    chains: Annotated[int | None, typer.Option(help="Number of chains.")] = None,
+    draws: Annotated[int | None, typer.Option(help="Draws per chain.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Warmup steps per chain.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run; start afresh if there is none.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, gpu, or auto.")] = "auto",
+    accept_failed: Annotated[bool, typer.Option("--accept-failed", help="Exit 0 even if the diagnostics fail.")] = False,
+) -> None:
+    """Fit zero points, trends, error scales and floors; keep the posterior in a folder."""
+    from hbcal.calibration import calibrate as run
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the verdict is printed, and the exit status says it again
+        result = run(
+            recipe, data, out, seed=seed, chains=chains, draws=draws, warmup=warmup, resume=resume, device=device, progress=_say
+        )  # fmt: skip
+    if not result.passed:
+        print(f"hbcal: DIAGNOSTICS FAILED, do not use this posterior: {result.diagnostics_text}", file=sys.stderr)
+        raise typer.Exit(0 if accept_failed else 3)
+    print(f"wrote {out}")
+
+
+@app.command()
+def apply(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    table: Annotated[Path, typer.Argument(help="CSV, ECSV, Parquet or FITS table.")],
+    survey: Annotated[str, typer.Option(help="The survey the rows are from.")],
+    out: Out,
+    overwrite: Overwrite = False,
+) -> None:
+    """Put every row of a table on the common scale, in the order given."""
+    from hbcal.catalogue.write import check_file
+    from hbcal.run import write_applied
+
+    check_file(out, overwrite=overwrite, suffixes=(".csv", ".ecsv", ".parquet", ".fits", ".nc"))
+    applied = _open(run).apply(table, survey)
+    write_applied(applied, out, overwrite=overwrite)
+    n_without = int((applied.columns["reason"] != "").sum())
+    print(f"wrote {out}: {len(applied.star)} rows, {n_without} without an answer (see reason)")
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    query: Annotated[Path, typer.Argument(help="Table with columns star, survey, label and perhaps error.")],
+    out: Out,
+    overwrite: Overwrite = False,
+) -> None:
+    """What would survey S report for star i, label l?"""
+    from hbcal.catalogue.write import check_file, write_table
+
+    check_file(out, overwrite=overwrite)
+    columns = _open(run).predict(query).columns
+    write_table(out, columns, {}, {})
+    print(f"wrote {out}: {len(columns['star'])} rows, {int((columns['reason'] != '').sum())} without an answer (see reason)")
+
+
+@app.command()
+def check(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
+    """Diagnostics and posterior predictive checks; exit status 0 is passed, 3 is failed."""
+    from hbcal.checking import check_run
+
+    opened = _open(run)
+    found = check_run(opened)
+    print(opened.diagnostics_text)
+    for name, c in found.coverages.items():
+        print(
+            f"{name}: {c.n} residuals, median {c.median:+.3f} sd, scatter {c.sd:.3f}, "
+            f"68.3%: {100 * c.within_68:.1f}%, 95%: {100 * c.within_95:.1f}%"
+        )
+    for what in found.failures:
+        print(f"FAILED: {what}")
+    print("PASSED" if not found.failures else f"FAILED {len(found.failures)} check(s)")
+    raise typer.Exit(3 if found.failures else 0)
+
+
+def _open(run: Path) -> Any:
+    from hbcal.run import open_run
+
+    opened = open_run(run)
+    if not opened.passed:
+        print(f"hbcal: warning: the run in {run} failed its diagnostics: {opened.diagnostics_text}", file=sys.stderr)
+    return opened
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HbcalError(f"The file of values {path} cannot be read as TOML: {error}.") from None
+
+
+def main() -> None:
+    """Run the command line; a bad input is one sentence on stderr and exit status 2."""
+    try:
+        app()
+    except HbcalError as error:
+        print(f"hbcal: {error}", file=sys.stderr)
+        sys.exit(2)
+    except json.JSONDecodeError as error:
+        print(f"hbcal: a JSON file of the run is damaged ({error}): run calibrate again.", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
