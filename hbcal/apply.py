@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from hbcal._errors import HbcalError
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Target
 from hbcal.draws import CHUNK, Draws, draws_of, quantiles
+from hbcal.predict import true_label
 from hbcal.recipe import Recipe
-from hbcal.support import Support, support_of
+from hbcal.support import Edges, Support, support_of
 from hbcal.terms import floor_terms, standardised, trend_terms
 
 LEVELS = {"q025": 0.025, "q16": 0.1587, "q84": 0.8413, "q975": 0.975}
@@ -85,6 +87,37 @@ def fitted_support(recipe: Recipe, catalogue: Catalogue, survey: str, label: str
     return {tuple(cell): support_of(points[(cells == cell).all(1)]) for cell in np.unique(cells, axis=0)}
 
 
+def fitted_edges(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, survey: str, label: str) -> Edges:
+    """Range of the true labels of a survey's fitted stars, as the other sources measure them.
+
+    Args:
+        recipe, posterior, catalogue: of the run.
+        survey, label: which.
+
+    Returns:
+        `Edges`, label unit.
+
+    Errors:
+        ValueError for names the catalogue does not have.
+
+    Example:
+        See `tests/test_run.py`.
+    """
+    numeric, _ = used_covariates(recipe, survey, label)
+    own = any(not catalogue.star_level[catalogue.covariates.index(c)] for c in numeric)
+    if not own:
+        return Edges(-np.inf, np.inf, False)
+    others = {
+        s: d.thinned(16) for s in catalogue.surveys
+        if s != survey and (d := draws_of(recipe, posterior, s, label)) is not None
+    }  # fmt: skip
+    s, l = catalogue.surveys.index(survey), catalogue.labels.index(label)
+    stars = np.unique(catalogue.star[(catalogue.survey == s) & (catalogue.label == l)])
+    z = true_label(catalogue, others, label, stars)[0].mean(1)
+    z = z[np.isfinite(z)]
+    return Edges(float(z.min()), float(z.max()), True) if z.size else Edges(-np.inf, np.inf, False)
+
+
 def used_covariates(recipe: Recipe, survey: str, label: str) -> tuple[list[str], list[str]]:
     """Numeric covariates and categories that the terms of a survey's label depend on.
 
@@ -146,15 +179,18 @@ def apply_draws(
         for suffix in ("", "_err", "_err_star", "_err_calibration", *(f"_{q}" for q in LEVELS)):
             columns[label + suffix] = np.full(n_row, np.nan)
     why: dict[str, np.ndarray] = {}
+    edge: dict[str, np.ndarray] = {}
     for label, d in drawn.items():
         ok, why[label], far = _answerable(recipe, catalogue, target, d)
-        outside = np.where(np.isfinite(far), np.fmax(outside, far), outside)
+        edges = fitted_edges(recipe, posterior, catalogue, survey=d.survey, label=label)
+        found, edge[label] = _columns(d, target, label, ok, edges)
+        columns |= found
+        beyond = edges.beyond(columns[label], columns[f"{label}_err_star"])
+        outside = np.fmax(outside, np.fmax(far, beyond))
         answered |= ok
-        for name, column in _columns(d, target, label, ok).items():
-            columns[name] = column
     for start in range(0, n_row, CHUNK):
         rows = slice(start, start + CHUNK)
-        _covariances(drawn, target, rows, columns, value, covariance)
+        _covariances(drawn, target, rows, columns, edge, value, covariance)
     for i in range(n_row):
         if not reason[i]:
             said = list(dict.fromkeys(w[i] for w in why.values() if w[i]))
@@ -199,21 +235,27 @@ def _answerable(recipe: Recipe, catalogue: Catalogue, target: Target, d: Draws) 
     return why == "", why, np.where(why == "", far, np.nan)
 
 
-def _columns(d: Draws, target: Target, label: str, ok: np.ndarray) -> dict[str, np.ndarray]:
+def _columns(
+    d: Draws, target: Target, label: str, ok: np.ndarray, edges: Edges
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Value, star error and quantiles of the rows that have an answer; and the edge errors, (n_row, 2)."""
     rows = np.flatnonzero(ok)
-    out = {s: np.full(len(ok), np.nan) for s in (f"{label}_err_star", *(f"{label}_{q}" for q in LEVELS), label)}
+    out = {s: np.full(len(ok), np.nan) for s in (label, f"{label}_err_star", *(f"{label}_{q}" for q in LEVELS))}
+    edge = np.full((len(ok), 2), np.nan)
     for start in range(0, len(rows), CHUNK):
         at = rows[start : start + CHUNK]
         x, e = target.x[at], target.error[label][at]
         mean, sd = target.value[label][at, None] - d.shift(x), d.noise(x, e)
         out[label][at] = mean.mean(1)
         out[f"{label}_err_star"][at] = np.sqrt((sd**2).mean(1))
-        for (name, _), q in zip(LEVELS.items(), quantiles(mean, sd, tuple(LEVELS.values())).T, strict=True):
+        edge[at] = np.stack(edges.errors(out[label][at], out[f"{label}_err_star"][at]), axis=1)
+        wide = np.sqrt(sd**2 + (edge[at] ** 2).sum(1)[:, None])
+        for name, q in zip(LEVELS, quantiles(mean, wide, tuple(LEVELS.values())).T, strict=True):
             out[f"{label}_{name}"][at] = q
-    return out
+    return out, edge
 
 
-def _covariances(drawn, target, rows, columns, value, covariance) -> None:
+def _covariances(drawn, target, rows, columns, edge, value, covariance) -> None:
     """Fill value and covariance(star, label, label_2): star part on the diagonal, calibration part everywhere."""
     shifts = []
     for j, (label, d) in enumerate(drawn.items()):
@@ -224,35 +266,39 @@ def _covariances(drawn, target, rows, columns, value, covariance) -> None:
     stacked = np.stack(shifts, axis=1)
     shared = np.einsum("ild,imd->ilm", stacked, stacked) / stacked.shape[-1]
     for j, label in enumerate(drawn):
-        star = columns[f"{label}_err_star"][rows]
+        shared[:, j, j] += (edge[label][rows] ** 2).sum(1)
         columns[f"{label}_err_calibration"][rows] = np.sqrt(shared[:, j, j])
-        shared[:, j, j] += star**2
+        shared[:, j, j] += columns[f"{label}_err_star"][rows] ** 2
         columns[f"{label}_err"][rows] = np.sqrt(shared[:, j, j])
     covariance[rows] = shared
 
 
 def calibration_covariance(
-    recipe: Recipe, posterior: xr.Dataset, survey: str, label: str, x: np.ndarray
+    recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, target: Target, label: str
 ) -> np.ndarray:
-    """Covariance between stars that the shared calibration causes, Cov(shift_i, shift_j) over the draws.
+    """Covariance between stars: what the shared calibration causes, plus each star's own noise on the diagonal.
+
+    C_ij = Cov(shift_i, shift_j) over the draws + the edge errors of the stars at the same edge + delta_ij err_star_i^2.
 
     Args:
-        recipe, posterior: of the run.
-        survey, label: which.
-        x: covariates of the stars, (n_row, n_covariate), recipe's units.
+        recipe, posterior, catalogue: of the run.
+        target: the rows.
+        label: which.
 
     Returns:
-        (n_row, n_row), label unit squared; add err_star^2 on the diagonal for the full covariance.
+        (n_row, n_row), label unit squared; NaN for rows without an answer. Its diagonal is ``<label>_err`` squared.
 
     Errors:
-        KeyError for a label the run did not calibrate.
+        HbcalError for a label the run did not calibrate.
 
     Example:
         See `tests/test_run.py`.
     """
-    d = draws_of(recipe, posterior, survey, label)
-    if d is None:
-        raise KeyError(f"{survey} {label}")
-    shift = d.shift(x)
-    shift = shift - shift.mean(1, keepdims=True)
-    return shift @ shift.T / shift.shape[1]
+    d = draws_of(recipe, posterior, target.survey, label) if label in posterior["label"].values else None
+    if d is None or label not in target.value:
+        raise HbcalError(f"The run did not calibrate {label!r} of survey {target.survey!r}, or the table lacks it.")
+    ok = _answerable(recipe, catalogue, target, d)[0]
+    found, edge = _columns(d, target, label, ok, fitted_edges(recipe, posterior, catalogue, target.survey, label))
+    shift = d.shift(target.x)
+    shift = np.where(ok[:, None], shift - shift.mean(1, keepdims=True), np.nan)
+    return shift @ shift.T / shift.shape[1] + edge @ edge.T + np.diag(found[f"{label}_err_star"] ** 2)

@@ -27,7 +27,7 @@ from hbcal.infer.task import Settings, Task
 from hbcal.programs.crosscal import crosscal, draw_coefficients
 from hbcal.recipe import Recipe, load_recipe
 from hbcal.run import Run, open_run
-from hbcal.start import clipped, least_squares_start, priors_of
+from hbcal.start import Start, find_start, priors_of
 from hbcal.tree import build_tree
 
 
@@ -100,13 +100,14 @@ def calibrate(
     with locked(out):
         write_text(out / "run.json", json.dumps(mark, indent=1))
         begun = datetime.now(UTC)
-        start = least_squares_start(prepared)
-        if recipe.clip:
-            prepared, start = _without_clipped(prepared, start, say)
+        start = find_start(prepared, recipe.clip)
+        if len(start.clipped):
+            prepared, start = _without_clipped(prepared, start)
         for reason, n in prepared.catalogue.left_out.items():
             say(f"left out: {n} measurements, {reason}")
         say(f"sampling on the {settings.platform}: {settings.chains} chains of {settings.warmup} + {settings.draws}")
-        task = Task(crosscal, (prepared.design, prepared.y), {"priors": priors_of(prepared)}, start, draw_coefficients)
+        data_and_priors = (prepared.design, prepared.y), {"priors": priors_of(prepared)}
+        task = Task(crosscal, *data_and_priors, start.sites, draw_coefficients, start.inverse_mass)
         sites, stats = sample(task, settings, out / "chains", progress=say)
         run = _write(out, prepared, sites, stats, settings, mark["identity"], begun)
         shutil.rmtree(out / "chains")
@@ -141,20 +142,14 @@ def _settings(
     )  # fmt: skip
 
 
-def _without_clipped(
-    prepared: Prepared, start: dict[str, np.ndarray], say: Callable[[str], None]
-) -> tuple[Prepared, dict[str, np.ndarray]]:
+def _without_clipped(prepared: Prepared, start: Start) -> tuple[Prepared, Start]:
     clip = prepared.recipe.clip
-    say(f"clipping at {clip:g} sigma")
-    rows, mode = clipped(prepared, start, clip)
     keep = np.ones(len(prepared.catalogue.value), bool)
-    keep[rows] = False
+    keep[start.clipped] = False
     left = prepared.catalogue.select(keep, f"more than {clip:g} sigma from the starting fit")
     again = prepare(prepared.recipe, left)
-    same = (again.floors, again.error_scales, again.scales, again.floor_names) == (
-        prepared.floors, prepared.error_scales, prepared.scales, prepared.floor_names,
-    )  # fmt: skip
-    return again, mode if same else least_squares_start(again)
+    names = [(p.floors, p.error_scales, p.scales, p.floor_names) for p in (prepared, again)]
+    return again, start if names[0] == names[1] else find_start(again)
 
 
 def _write(

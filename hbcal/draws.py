@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,15 @@ class Draws:
     error_scale: np.ndarray
     floor: np.ndarray
     floor_trend: np.ndarray
+
+    def thinned(self, n: int) -> Draws:
+        """About n draws, evenly spaced: enough where only a mean is wanted."""
+        pick = slice(None, None, max(1, len(self.error_scale) // n))
+        coefficient = None if self.coefficient is None else self.coefficient[pick]
+        return replace(
+            self, coefficient=coefficient, error_scale=self.error_scale[pick], floor=self.floor[pick],
+            floor_trend=self.floor_trend[pick],
+        )  # fmt: skip
 
     def terms(self, x: np.ndarray) -> Terms:
         """Design columns of these stars; none for an anchor. x: (n_row, n_covariate)."""

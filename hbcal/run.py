@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from hbcal._errors import HbcalError
+from hbcal._errors import HbcalError, closest
 from hbcal.apply import Applied, apply_draws, calibration_covariance
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Query, Target, read_query, read_target
@@ -93,17 +93,17 @@ class Run:
         Example:
             See the README.
         """
-        if survey not in self.recipe.surveys:
-            from hbcal._errors import closest
+        target = source if isinstance(source, Target) else self.read(source, survey)
+        return apply_draws(self.recipe, self.posterior, self.catalogue, target, self.scale)
 
+    def read(self, source: str | Path, survey: str) -> Target:
+        """Read a table of a survey's rows, as `apply` does; see `hbcal.catalogue.target.read_target`."""
+        if survey not in self.recipe.surveys:
             raise HbcalError(f"The run knows no survey {survey!r}{closest(survey, self.recipe.surveys)}.")
         fitted = self.calibrated_labels(survey)
         if not fitted:
             raise HbcalError(f"The run in {self.path} calibrated no label of survey {survey!r}: it had no data to do so.")
-        target = source
-        if not isinstance(target, Target):
-            target = read_target(self.recipe, Path(target), survey, fitted, self.catalogue)
-        return apply_draws(self.recipe, self.posterior, self.catalogue, target, self.scale)
+        return read_target(self.recipe, Path(source), survey, fitted, self.catalogue)
 
     def predict(self, source: str | Path | Query) -> Predicted:
         """What would survey S report for star i, label l?
@@ -123,23 +123,24 @@ class Run:
         query = source if isinstance(source, Query) else read_query(Path(source))
         return predict_draws(self.recipe, self.posterior, self.catalogue, query)
 
-    def covariance(self, survey: str, label: str, x: np.ndarray) -> np.ndarray:
-        """Covariance between stars caused by the shared calibration; see `hbcal.apply.calibration_covariance`.
+    def covariance(self, source: str | Path | Target, survey: str, label: str) -> np.ndarray:
+        """Full covariance between the rows of a table; see `hbcal.apply.calibration_covariance`.
 
         Args:
+            source: file or `Target`, as for `apply`.
             survey, label: which.
-            x: covariates of the stars, (n_row, n_covariate), recipe's order and units.
 
         Returns:
             (n_row, n_row), label unit squared.
 
         Errors:
-            KeyError for a label the run did not calibrate.
+            HbcalError for a label the run did not calibrate, or a bad table.
 
         Example:
             See `tests/test_run.py`.
         """
-        return calibration_covariance(self.recipe, self.posterior, survey, label, x)
+        target = source if isinstance(source, Target) else self.read(source, survey)
+        return calibration_covariance(self.recipe, self.posterior, self.catalogue, target, label)
 
     def write_summary(self, path: Path) -> None:
         """Write mean, sd, quantiles and diagnostics of every quantity as ECSV.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -11,8 +10,7 @@ import numpy as np
 from hbcal.design import Prepared
 from hbcal.infer.optimise import Mode
 from hbcal.infer.task import Task
-from hbcal.programs.crosscal import crosscal, draw_coefficients
-from hbcal.programs.crosscal import Priors as Priors
+from hbcal.programs.crosscal import Priors, crosscal, draw_coefficients
 
 
 def priors_of(prepared: Prepared) -> Priors:
@@ -83,19 +81,33 @@ def least_squares_start(prepared: Prepared) -> dict[str, np.ndarray]:
     return start
 
 
-def clipped(prepared: Prepared, start: dict[str, np.ndarray], clip: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Measurements more than `clip` sigma away from the other measurements of their star, at the posterior's mode.
+@dataclass(frozen=True)
+class Start:
+    """Where and how NUTS starts.
+
+    Attributes:
+        sites: constrained values of the sampled sites at the posterior's mode, in their own units.
+        inverse_mass: Laplace's covariance there, unconstrained.
+        clipped: catalogue rows to leave out, (n_clipped,).
+    """
+
+    sites: dict[str, np.ndarray]
+    inverse_mass: np.ndarray
+    clipped: np.ndarray
+
+
+def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
+    """The posterior's mode, from least squares; with `clip`, without measurements that far from the others of their star.
 
     The mode and the set are found in turn until the set stays; at most one measurement of a star goes at a time, never
     an anchor's where another can.
 
     Args:
         prepared: design and data.
-        start: starting values.
-        clip: in standard deviations, > 0.
+        clip: in standard deviations; 0 keeps everything.
 
     Returns:
-        Catalogue rows to leave out, shape (n_clipped,); and the sites at the mode, in their own units.
+        `Start`.
 
     Errors:
         None.
@@ -103,15 +115,16 @@ def clipped(prepared: Prepared, start: dict[str, np.ndarray], clip: float) -> tu
     Example:
         See `tests/test_start.py`.
     """
-    kwargs = {"priors": priors_of(prepared)}
     design = prepared.design
-    mode = Mode(Task(crosscal, (design, prepared.y), kwargs, start))
+    start = least_squares_start(prepared)
+    mode = Mode(Task(crosscal, (design, prepared.y), {"priors": priors_of(prepared)}, start))
     coefficients = jax.jit(lambda sites, design, y: draw_coefficients(jax.random.PRNGKey(0), sites, design, y, white=0.0))
     out = np.zeros(0, int)
-    sites: dict[str, Any] = {}
     for _ in range(8):
         masked = _without(prepared, out)
         sites = dict(mode((masked, prepared.y)))
+        if not clip:
+            break
         theta = coefficients(sites, masked, prepared.y)
         found = []
         for i, (label, use) in enumerate(zip(design.labels, masked.labels, strict=True)):
@@ -127,7 +140,7 @@ def clipped(prepared: Prepared, start: dict[str, np.ndarray], clip: float) -> tu
         if np.array_equal(new, out):
             break
         out = new
-    return out, {k: v for k, v in sites.items() if k in start}
+    return Start({k: v for k, v in sites.items() if k in start}, mode.inverse_mass((masked, prepared.y)), out)
 
 
 def _variance(block, sites):

@@ -38,6 +38,7 @@ class Block:
     floor_of: tuple[int, ...] = static()
     name: str = static(default="")
 
+    @jax.jit  # compiled once wherever NumPyro evaluates a program step by step; inside a jit it changes nothing
     def variance(self, error_scale: Array, floor: Array, floor_trend: Array) -> Float[Array, "n_star n_slot"]:
         """V = (a e)^2 + (tau exp(gamma . psi))^2, and 1 where nothing was seen."""
         a2 = jnp.stack([error_scale[i] ** 2 if i >= 0 else jnp.ones(()) for i in self.scale_of])
@@ -82,11 +83,11 @@ class FlatStars(dist.Distribution):
 
     def log_prob(self, value: Array) -> Array:
         """log p(y | noise, prior sd), see `hbcal.numerics.collapse`."""
-        return collapsed_log_density(self.grams(value), self.prior_sd)[0]
+        return _collapse(self, value)[0]
 
     def conditional(self, value: Array) -> tuple[Array, Array]:
         """Mean, and Cholesky factor of the precision, of the coefficients given the measurements."""
-        return collapsed_log_density(self.grams(value), self.prior_sd)[1:]
+        return _collapse(self, value)[1:]
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draw coefficients from their prior, then measurements of stars whose true value is zero."""
@@ -95,6 +96,11 @@ class FlatStars(dist.Distribution):
         mean = jnp.vectorize(lambda theta: stack([b.mean(theta) for b in self.blocks]), signature="(k)->(n)")
         noise = jax.random.normal(key_noise, (*sample_shape, *self.event_shape))
         return mean(white * self.prior_sd) + noise * jnp.sqrt(stack(list(self.variances)))
+
+
+@jax.jit
+def _collapse(stars: FlatStars, value: Array) -> tuple[Array, Array, Array]:
+    return collapsed_log_density(stars.grams(value), stars.prior_sd)
 
 
 def stack(tables: list[Array]) -> Array:

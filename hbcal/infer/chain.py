@@ -10,10 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.infer import NUTS
-from numpyro.infer.initialization import init_to_median, init_to_value
-from numpyro.infer.util import initialize_model
+from numpyro.infer.hmc import hmc
 
+from hbcal.infer.potential import Potential
 from hbcal.infer.task import Settings, Task
 
 STATS = ("diverging", "energy", "accept_prob", "num_steps", "step_size")
@@ -29,32 +28,24 @@ class Sampler:
 
     def __init__(self, task: Task, settings: Settings):
         self.task, self.settings = task, settings
-        args = jax.device_put(task.args)
-        kwargs = dict(task.kwargs)
-        self._args = args
-        self._kernel = NUTS(
-            task.program,
-            dense_mass=True,
-            target_accept_prob=settings.target_accept,
-            max_tree_depth=settings.max_tree_depth,
-        )
-        strategy = init_to_value(values=dict(task.start)) if task.start else init_to_median(num_samples=15)
-        info = initialize_model(
-            jax.random.PRNGKey(settings.seed),
-            task.program,
-            init_strategy=strategy,
-            dynamic_args=True,
-            model_args=args,
-            model_kwargs=kwargs,
-        )
-        self._centre = info.param_info.z
-        # the kernel learns its program from one real initialisation; each chain then starts where it should
-        self._init = jax.jit(lambda key, z: self._kernel.init(key, settings.warmup, z, args, kwargs))
+        self._args = jax.device_put(task.args)
+        potential = Potential(task)
+        self._centre = potential.start(self._args)
+        # a metric from the start saves most of the warmup's long trajectories; the rest are cut at half the depth
+        depth = (max(settings.max_tree_depth - 2, 1), settings.max_tree_depth)
+        init, step = hmc(potential_fn_gen=lambda *args: lambda z: potential.energy(z, args), algo="NUTS")
+
+        def first(key, z, args):
+            return init(
+                z, num_warmup=settings.warmup, dense_mass=[tuple(sorted(z))] if z else [], rng_key=key, model_args=args,
+                target_accept_prob=settings.target_accept, max_tree_depth=depth,
+                inverse_mass_matrix=None if task.inverse_mass is None else {tuple(sorted(z)): task.inverse_mass},
+            )  # fmt: skip
 
         def steps(state, n, args):
             def body(i, carry):
                 state, kept = carry
-                state = self._kernel.sample(state, args, kwargs)
+                state = step(state, args)
                 stats = (state.diverging, state.energy, state.accept_prob, state.num_steps, state.adapt_state.step_size)
                 new = (state.z, dict(zip(STATS, stats, strict=True)))
                 return state, jax.tree.map(lambda store, value: store.at[i].set(value), kept, new)
@@ -67,16 +58,15 @@ class Sampler:
         def finish(z, index, key, args):
             def one(item):
                 position, i = item
-                sites = self._kernel.postprocess_fn(args, kwargs)(position)
-                sites = {k: v for k, v in sites.items() if k not in self._observed}
+                sites = potential.sites(position, args)
                 if task.complete is not None:
-                    sites = {**sites, **task.complete(jax.random.fold_in(key, i), sites, *args, **kwargs)}
+                    drawn = task.complete(jax.random.fold_in(key, i), sites, *args, **dict(task.kwargs))
+                    sites = {**sites, **drawn}
                 return sites
 
             return jax.lax.map(one, (z, index))
 
-        self._observed = {k for k, v in info.model_trace.items() if v["type"] == "sample" and v["is_observed"]}
-        self._steps, self._finish = jax.jit(steps), jax.jit(finish)
+        self._first, self._steps, self._finish = jax.jit(first), jax.jit(steps), jax.jit(finish)
 
     def first(self, chain: int) -> tuple[Any, jax.Array]:
         """State before the first step of a chain, and the key of what is drawn exactly."""
@@ -87,7 +77,7 @@ class Sampler:
         moved = [
             x + self.settings.jitter * jax.random.normal(k, jnp.shape(x)) for x, k in zip(leaves, keys, strict=False)
         ]
-        return self._init(key_chain, jax.tree.unflatten(tree, moved)), key_exact
+        return self._first(key_chain, jax.tree.unflatten(tree, moved), self._args), key_exact
 
     def run(self, chain: int, folder: Path) -> Iterator[int]:
         """Sample a chain, or what is left of it, into ``folder``; yields the number of steps done.

@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from numpyro.infer.initialization import init_to_median, init_to_value
-from numpyro.infer.util import initialize_model
 from scipy.optimize import minimize
 
+from hbcal.infer.potential import Potential
 from hbcal.infer.task import Task
 
 
@@ -23,20 +22,15 @@ class Mode:
     """
 
     def __init__(self, task: Task):
-        kwargs = dict(task.kwargs)
-        strategy = init_to_value(values=dict(task.start)) if task.start else init_to_median(num_samples=15)
-        info = initialize_model(
-            jax.random.PRNGKey(0), task.program, init_strategy=strategy, dynamic_args=True,
-            model_args=jax.device_put(task.args), model_kwargs=kwargs,
-        )  # fmt: skip
-        self._at, unravel = ravel_pytree(info.param_info.z)
-        self._value_and_grad = jax.jit(
-            jax.value_and_grad(lambda flat, args: info.potential_fn(*args, **kwargs)(unravel(flat)))
-        )
-        self._sites = jax.jit(lambda flat, args: info.postprocess_fn(*args, **kwargs)(unravel(flat)))
+        potential = Potential(task)
+        self._at, unravel = ravel_pytree(potential.start(jax.device_put(task.args)))
+        self._value_and_grad = jax.jit(jax.value_and_grad(lambda flat, args: potential.energy(unravel(flat), args)))
+        self._hessian = jax.jit(jax.hessian(lambda flat, args: potential.energy(unravel(flat), args)))
+        self._sites = jax.jit(lambda flat, args: potential.sites(unravel(flat), args))
 
     def __call__(self, args: tuple[Any, ...], max_steps: int = 200) -> Mapping[str, np.ndarray]:
         """The mode for these data, started where the last call ended; sites in their own units."""
+        args = jax.device_put(args)
         if self._at.size:
 
             def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -46,3 +40,11 @@ class Mode:
             found = minimize(objective, np.asarray(self._at), jac=True, method="L-BFGS-B", options={"maxiter": max_steps})
             self._at = found.x
         return {k: np.asarray(v) for k, v in self._sites(self._at, args).items()}
+
+    def inverse_mass(self, args: tuple[Any, ...]) -> np.ndarray:
+        """Laplace's covariance at the mode, unconstrained, sites in alphabetical order: NUTS starts with it as its metric.
+
+        Directions in which the energy is not convex get unit variance.
+        """
+        values, vectors = np.linalg.eigh(np.asarray(self._hessian(self._at, jax.device_put(args))))
+        return (vectors / np.where(values > 1e-3, values, 1.0)) @ vectors.T
