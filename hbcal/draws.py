@@ -89,8 +89,8 @@ def draws_of(recipe: Recipe, posterior: xr.Dataset, survey: str, label: str) -> 
         See `tests/test_run.py`.
     """
     one = posterior.sel(survey=survey, label=label)
-    flat = {k: one[k].to_numpy().reshape(-1, *one[k].shape[2:]) for k in ("offset", "trend", "error_scale", "floor", "floor_trend")}
-    n = len(flat["offset"])
+    n = one["offset"].size  # not -1 below: a recipe without trends or floor terms has axes of length 0
+    flat = {k: one[k].to_numpy().reshape(n, *one[k].shape[2:]) for k in ("offset", "trend", "error_scale", "floor", "floor_trend")}
     pick = np.unique(np.linspace(0, n - 1, min(n, MOST_DRAWS)).astype(int))
     flat = {k: v[pick] for k, v in flat.items()}
     if np.isnan(flat["offset"]).all():

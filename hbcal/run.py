@@ -161,7 +161,7 @@ class Run:
         stats = table(self.posterior)
         for name, variable in self.posterior.data_vars.items():
             values = variable.transpose("chain", "draw", ...).to_numpy()
-            flat = values.reshape(-1, *values.shape[2:])
+            flat = values.reshape(values.shape[0] * values.shape[1], *values.shape[2:])
             dims = [str(d) for d in variable.dims if d not in ("chain", "draw")]
             for at in np.ndindex(*flat.shape[1:]):
                 draws = flat[(slice(None), *at)]
