@@ -1,0 +1,173 @@
+"""What a recipe's values must satisfy: everything it mentions is declared in it, and every number can be used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hbcal._errors import HbcalError, closest, some
+from hbcal.recipe_spec import DataSpec, Recipe, SimulateSpec
+
+ROLES = {
+    "long": ("star", "survey", "label", "value", "error", "error_lower", "error_upper"),
+    "wide": ("star",),
+    "stars": ("star",),
+}
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse a recipe that no data could save.
+
+    Args:
+        recipe: built from its file, every value of the right type.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError for a name that nothing declares (with the closest valid one), or a number that cannot be used.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from hbcal import load_recipe
+        >>> check_recipe(replace(load_recipe("textbook"), clip=-1.0))
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: The recipe's clip is -1.0: it must be 0 (off) or positive.
+    """
+    if not recipe.labels:
+        raise HbcalError("The recipe declares no label: add a [labels.<name>] table.")
+    if len(recipe.surveys) < 2:
+        raise HbcalError(f"The recipe declares {len(recipe.surveys)} survey: a calibration needs at least two.")
+    _check_labels(recipe)
+    _check_covariates(recipe)
+    for survey, spec in recipe.surveys.items():
+        _known(spec.anchor, recipe.labels, "label", f"survey {survey!r}")
+        _known(spec.free, ("error_scale", "floor"), "quantity to free", f"survey {survey!r}")
+    for entry in recipe.data:
+        _check_data(recipe, entry)
+    _check_terms(recipe)
+    _check_sampling(recipe)
+    _check_simulate(recipe, recipe.simulate)
+
+
+def _known(names: Iterable[str], declared: Iterable[str], what: str, where: str) -> None:
+    declared = list(declared)
+    for name in names:
+        if name and name not in declared:
+            raise HbcalError(f"The recipe's {where} names an unknown {what} {name!r}{closest(name, declared)}.")
+
+
+def _positive(value: float, where: str) -> None:
+    if not 0 < value < math.inf:
+        raise HbcalError(f"{where} is {value}: it must be positive and finite.")
+
+
+def _one_scale(values: Mapping[str, float], where: str, meaning: str) -> None:
+    """Exactly one of a fixed prior sd and the scale of a learnt one."""
+    if sum(v > 0 for v in values.values()) != 1 or not all(0 <= v < math.inf for v in values.values()):
+        told = ", ".join(f"{name} = {value:g}" for name, value in values.items())
+        raise HbcalError(f"{where} needs exactly one of {meaning}, positive and finite; it has {told}.")
+
+
+def _ordered(limits: tuple[float, float], where: str) -> None:
+    if not limits[0] < limits[1]:
+        raise HbcalError(f"{where} has the range [{limits[0]:g}, {limits[1]:g}]: it must be [low, high], low < high.")
+
+
+def _check_labels(recipe: Recipe) -> None:
+    for name, label in recipe.labels.items():
+        values = {"offset_sd": label.offset_sd, "offset_scale": label.offset_scale}
+        meaning = "offset_sd (the prior sd of a zero point) and offset_scale (the scale of a learnt one)"
+        _one_scale(values, f"Label {name!r}", f"{meaning}, in {label.unit}")
+        _positive(label.floor_scale, f"The floor_scale of label {name!r}")
+        _ordered(label.range, f"Label {name!r}")
+
+
+def _check_covariates(recipe: Recipe) -> None:
+    for name, covariate in recipe.covariates.items():
+        _known((covariate.own, covariate.consensus), recipe.labels, "label", f"covariate {name!r}")
+        _positive(covariate.scale, f"The scale of covariate {name!r}")
+        _ordered(covariate.range, f"Covariate {name!r}")
+        if not math.isfinite(covariate.centre):
+            raise HbcalError(f"The centre of covariate {name!r} is {covariate.centre}: it must be finite.")
+        kinds = [k for k in ("own", "consensus", "levels", "bits") if getattr(covariate, k)]
+        if len(kinds) > 1:
+            raise HbcalError(f"Covariate {name!r} has {' and '.join(kinds)}: it can be of one kind only.")
+        if covariate.missing and not covariate.levels:
+            raise HbcalError(f"Covariate {name!r} names the level 'missing' but has no levels: give it some.")
+        if len(set(covariate.all_levels)) != len(covariate.all_levels):
+            raise HbcalError(f"Covariate {name!r} lists a level twice: {some(covariate.all_levels, 9)}.")
+        if any(not 0 <= bit < 53 for bit in covariate.bits):
+            raise HbcalError(f"Covariate {name!r} has bits {some(covariate.bits, 9)}: a bit is a number from 0 to 52.")
+
+
+def _check_data(recipe: Recipe, entry: DataSpec) -> None:
+    where = f"data entry for {entry.file!r}"
+    _known(entry.columns, ROLES[entry.layout], f"column of a {entry.layout} table", where)
+    _known(entry.covariates, recipe.covariates, "covariate", where)
+    for measurement in entry.measurements:
+        _known((measurement.survey,), recipe.surveys, "survey", where)
+        _known((measurement.label,), recipe.labels, "label", where)
+        if len(measurement.error) > 2:
+            raise HbcalError(
+                f"The {where} lists {len(measurement.error)} error columns for {measurement.value!r}: give one, two "
+                "(lower, upper), or none."
+            )
+    for column in entry.covariates.values():
+        _known((column.survey,), recipe.surveys, "survey", where)
+    for name, limits in entry.within.items():
+        _ordered(limits, f"The filter within {name!r} of the {where}")
+    if (entry.layout == "wide") != bool(entry.measurements):
+        what = "no measurements: add them" if entry.layout == "wide" else "measurements: only a wide one has them"
+        raise HbcalError(f"The {where} is {entry.layout} but lists {what}.")
+
+
+def _check_terms(recipe: Recipe) -> None:
+    for kind, specs in (("trend", recipe.trend), ("floor", recipe.floor)):
+        for spec in specs:
+            _known((*spec.covariates, spec.per), recipe.covariates, "covariate", kind)
+            _known(spec.surveys, recipe.surveys, "survey", kind)
+            _known(spec.labels, recipe.labels, "label", kind)
+            for name in spec.covariates:
+                if recipe.covariates[name].levels:
+                    raise HbcalError(f"The recipe's {kind} lists category {name!r} as a covariate: use per = {name!r}.")
+            if spec.per and not recipe.covariates[spec.per].levels:
+                raise HbcalError(f"The recipe's {kind} has per = {spec.per!r}, which has no levels: give it some.")
+            if not spec.covariates and not spec.per:
+                raise HbcalError(f"A {kind} of the recipe names neither covariates nor a category: give it one.")
+    for trend in recipe.trend:
+        _one_scale({"sd": trend.sd, "scale": trend.scale}, "A trend of the recipe", "sd and scale, in the label's unit")
+
+
+def _check_sampling(recipe: Recipe) -> None:
+    _positive(recipe.priors.error_scale, "The recipe's prior error_scale")
+    _positive(recipe.priors.floor_trend, "The recipe's prior floor_trend")
+    if not 0 <= recipe.clip < math.inf:
+        raise HbcalError(f"The recipe's clip is {recipe.clip}: it must be 0 (off) or positive.")
+    sampling = recipe.sampling
+    for name, least in {"chains": 1, "warmup": 1, "draws": 4, "chunk": 1, "max_tree_depth": 1}.items():
+        value = getattr(sampling, name)
+        if value < least:
+            raise HbcalError(f"The recipe's sampling has {name} = {value}: it must be at least {least}.")
+    if not 0 < sampling.target_accept < 1:
+        raise HbcalError(f"The recipe's sampling has target_accept = {sampling.target_accept}: give 0 to 1.")
+
+
+def _check_simulate(recipe: Recipe, spec: SimulateSpec) -> None:
+    if spec.n_star < 2:
+        raise HbcalError(f"The recipe's simulate has n_star = {spec.n_star}: a calibration needs at least 2.")
+    _known(spec.seen, recipe.surveys, "survey", "simulate key 'seen'")
+    stars = [*recipe.covariates, *(f"z.{label}" for label in recipe.labels)]
+    errors = [*recipe.labels, *(f"{survey}.{label}" for survey in recipe.surveys for label in recipe.labels)]
+    declared: dict[str, tuple[Mapping[str, Any], list[str]]] = {
+        "star_low": (spec.star_low, stars), "star_high": (spec.star_high, stars),
+        "error_low": (spec.error_low, errors), "error_high": (spec.error_high, errors),
+    }  # fmt: skip
+    for key, (values, names) in declared.items():
+        _known(values, names, "name", f"simulate key {key!r}")
+        for name, value in values.items() if key.startswith("error") else ():
+            _positive(value, f"The recipe's simulate {key} of {name!r}")
+    for survey, share in spec.seen.items():
+        if not 0 <= share <= 1:
+            raise HbcalError(f"The recipe's simulate seen of {survey!r} is {share}: it is a share from 0 to 1.")

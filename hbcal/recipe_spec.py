@@ -1,0 +1,183 @@
+"""What a recipe declares: every table of a ``recipe.toml`` is one frozen dataclass here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """A label: its unit, what can be true of it, and the scale of its priors in that unit.
+
+    Exactly one of `offset_sd` (the prior sd itself) and `offset_scale` (half-normal scale of a learnt sd).
+    """
+
+    unit: str
+    range: tuple[float, float] = (-float("inf"), float("inf"))
+    offset_sd: float = 0.0
+    offset_scale: float = 0.0
+    floor_scale: float = 0.1
+
+
+@dataclass(frozen=True)
+class SurveySpec:
+    """A survey: for which labels it is an anchor, and what of an anchor is nevertheless free."""
+
+    anchor: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class CovariateSpec:
+    """Something observed that offsets or floors may depend on.
+
+    Numeric: u = (x - centre) / scale, from a column, or ``own`` (the value of that label the same survey reports), or
+    ``consensus`` (median over the surveys of that label). Category: `levels`, and `missing` names the level of the
+    stars without one. Flag: 1 where any of `bits` is set in an integer column.
+    """
+
+    unit: str = ""
+    centre: float = 0.0
+    scale: float = 1.0
+    range: tuple[float, float] = (-float("inf"), float("inf"))
+    own: str = ""
+    consensus: str = ""
+    levels: tuple[str, ...] = ()
+    missing: str = ""
+    bits: tuple[int, ...] = ()
+
+    @property
+    def all_levels(self) -> tuple[str, ...]:
+        """Levels including the one of stars without a category."""
+        return self.levels + ((self.missing,) if self.missing else ())
+
+
+@dataclass(frozen=True)
+class MeasurementSpec:
+    """Columns of a wide table: a survey's value of a label, with one error column, two (lower, upper), or none."""
+
+    survey: str
+    label: str
+    value: str
+    error: tuple[str, ...] = ()
+    transform: Literal["none", "log10"] = "none"
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """Where a covariate is read: a column, and the survey it belongs to (empty: a property of the star)."""
+
+    column: str
+    survey: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """One file. ``long``: star, survey, label, value, error; ``wide``: one row per star; ``stars``: covariates only.
+
+    `keep` and `within` filter rows by the values of a column; `missing` lists numbers that stand for "no value";
+    `visits` says that a star may have several rows, each a measurement of its own.
+    """
+
+    file: str
+    layout: Literal["long", "wide", "stars"]
+    star: str = "star"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    measurements: tuple[MeasurementSpec, ...] = ()
+    covariates: Mapping[str, ColumnSpec] = field(default_factory=dict)
+    keep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    visits: bool = False
+    missing: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrendSpec:
+    """Offsets that depend on covariates: a basis, for some surveys and labels, per category where asked.
+
+    Exactly one of `sd` (prior sd of a coefficient) and `scale` (half-normal scale of a learnt sd), label unit.
+    """
+
+    basis: str = "polynomial"
+    covariates: tuple[str, ...] = ()
+    per: str = ""
+    surveys: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    sd: float = 0.0
+    scale: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FloorSpec:
+    """A floor that is log-linear in covariates and may differ between the levels of a category."""
+
+    basis: str = "polynomial"
+    covariates: tuple[str, ...] = ()
+    per: str = ""
+    surveys: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PriorSpec:
+    """Prior sd of a log error scale, and of each log-linear floor term."""
+
+    error_scale: float = 0.3
+    floor_trend: float = 0.5
+
+
+@dataclass(frozen=True)
+class SamplingSpec:
+    """Default sampler settings of a recipe."""
+
+    chains: int = 4
+    warmup: int = 500
+    draws: int = 1000
+    target_accept: float = 0.8
+    max_tree_depth: int = 8
+    chunk: int = 100
+
+
+@dataclass(frozen=True)
+class SimulateSpec:
+    """What a simulated data set looks like: stars, who sees them, their errors, covariates, and values held fixed."""
+
+    n_star: int = 1000
+    star_low: Mapping[str, float] = field(default_factory=dict)
+    star_high: Mapping[str, float] = field(default_factory=dict)
+    seen: Mapping[str, float] = field(default_factory=dict)
+    error_low: Mapping[str, float] = field(default_factory=dict)
+    error_high: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A declared instance of a program: labels, surveys, covariates, data, trends, floors, priors, sampling."""
+
+    name: str
+    title: str
+    labels: Mapping[str, LabelSpec]
+    surveys: Mapping[str, SurveySpec]
+    data: tuple[DataSpec, ...]
+    program: Literal["crosscal"] = "crosscal"
+    covariates: Mapping[str, CovariateSpec] = field(default_factory=dict)
+    trend: tuple[TrendSpec, ...] = ()
+    floor: tuple[FloorSpec, ...] = ()
+    priors: PriorSpec = PriorSpec()
+    sampling: SamplingSpec = SamplingSpec()
+    simulate: SimulateSpec = SimulateSpec()
+    clip: float = 0.0
+    note: str = ""
+    text: str = ""
+
+    def unit(self, label: str) -> str:
+        """Unit of a label."""
+        return self.labels[label].unit
