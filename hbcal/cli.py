@@ -46,7 +46,9 @@ def simulate(
     out: Out,
     seed: Seed = 0,
     n_star: Annotated[int | None, typer.Option(help="Number of stars; the recipe's by default.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Take stars, overlaps, errors and covariates from this data.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Take stars, overlaps, errors and covariates from this data.")
+    ] = None,
     values: Annotated[Path | None, typer.Option(help="TOML file of values to hold fixed.")] = None,
 ) -> None:
     """Write data with known truth, in the files the recipe reads."""
@@ -65,9 +67,13 @@ def calibrate(
     chains: Annotated[int | None, typer.Option(help="Number of chains.")] = None,
     draws: Annotated[int | None, typer.Option(help="Draws per chain.")] = None,
     warmup: Annotated[int | None, typer.Option(help="Warmup steps per chain.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run; start afresh if there is none.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run; start afresh if there is none.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, gpu, or auto.")] = "auto",
-    accept_failed: Annotated[bool, typer.Option("--accept-failed", help="Exit 0 even if the diagnostics fail.")] = False,
+    accept_failed: Annotated[
+        bool, typer.Option("--accept-failed", help="Exit 0 even if the diagnostics fail.")
+    ] = False,
 ) -> None:
     """Fit zero points, trends, error scales and floors; keep the posterior in a folder."""
     from hbcal.calibration import calibrate as run
@@ -115,7 +121,9 @@ def predict(
     check_file(out, overwrite=overwrite)
     columns = _open(run).predict(query).columns
     write_table(out, columns, {}, {})
-    print(f"wrote {out}: {len(columns['star'])} rows, {int((columns['reason'] != '').sum())} without an answer (see reason)")
+    print(
+        f"wrote {out}: {len(columns['star'])} rows, {int((columns['reason'] != '').sum())} without an answer (see reason)"
+    )
 
 
 @app.command()
@@ -164,6 +172,9 @@ def main() -> None:
         sys.exit(2)
     except json.JSONDecodeError as error:
         print(f"hbcal: a JSON file of the run is damaged ({error}): run calibrate again.", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder that turned read-only: no fault of the program
+        print(f"hbcal: the system says {error.strerror or error} ({error.filename}).", file=sys.stderr)
         sys.exit(2)
 
 

@@ -30,7 +30,7 @@ def check_out(out: Path, *, resume: bool) -> None:
     Example:
         >>> check_out(Path("/proc/hbcal"), resume=False)
         Traceback (most recent call last):
-        hbcal._errors.HbcalError: The output folder /proc/hbcal cannot be made: /proc is not writable; choose another --out.
+        hbcal._errors.HbcalError: The output folder /proc/hbcal cannot be made: /proc is not writable; choose another.
     """
     if out.exists() and not out.is_dir():
         raise HbcalError(f"The output {out} is a file: --out names a folder.")
@@ -39,8 +39,10 @@ def check_out(out: Path, *, resume: bool) -> None:
     parent = out
     while not parent.exists():
         parent = parent.parent
-    if not os.access(parent, os.W_OK) or str(parent.resolve()).startswith("/proc"):
-        raise HbcalError(f"The output folder {out} cannot be made: {parent} is not writable; choose another --out.")
+    if not parent.is_dir():
+        raise HbcalError(f"The output folder {out} cannot be made: {parent} is a file; choose another --out.")
+    if not os.access(parent, os.W_OK) or parent.resolve().parts[1:2] == ("proc",):  # root may "write" to /proc
+        raise HbcalError(f"The output folder {out} cannot be made: {parent} is not writable; choose another.")
 
 
 @contextlib.contextmanager
@@ -66,7 +68,9 @@ def locked(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise HbcalError(f"The output folder {out} is in use by a running fit: wait for it, or choose another.") from None
+            raise HbcalError(
+                f"The output folder {out} is in use by a running fit: wait for it, or choose another."
+            ) from None
         try:
             yield
         finally:

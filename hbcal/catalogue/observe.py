@@ -12,8 +12,9 @@ import pandas as pd
 
 from hbcal._errors import HbcalError, closest, some
 from hbcal.catalogue.catalogue import Catalogue
-from hbcal.catalogue.read import Columns, Kind, read_columns, to_unit, unique_columns
-from hbcal.recipe import CovariateSpec, DataSpec, Recipe
+from hbcal.catalogue.read import Columns, Kind, column_names, read_columns, unique_columns
+from hbcal.catalogue.values import check_errors, in_range, read_covariate, to_unit
+from hbcal.recipe import DataSpec, Recipe
 
 LONG = ("star", "survey", "label", "value", "error")
 
@@ -44,20 +45,20 @@ def observe(recipe: Recipe, folder: Path) -> Catalogue:
         path = folder / entry.file
         columns = read_columns(path, wanted_columns(entry, path, recipe), entry.missing)
         sources.append({"file": entry.file, "rows": columns.n_row, "sha256": _sha256(path)})
-        keep = _keep(entry, columns, left_out)
+        columns = columns.select(_keep(entry, columns, left_out))  # what is filtered out need not be right
         ids = columns.values[_star_column(entry)]
         nameless = int((ids == "").sum())
         if nameless:
             raise HbcalError(f"{path.name} has {nameless} row(s) without a star id: fill them in or remove them.")
         if entry.layout != "long" and not entry.visits:
-            _refuse_duplicates(ids[keep], path.name, entry.layout)
+            _refuse_duplicates(ids, path.name, entry.layout)
         if entry.layout == "long":
-            frames.append(long_rows(entry, columns, recipe)[keep])
+            frames.append(long_rows(entry, columns, recipe))
         elif entry.layout == "wide":
-            frames += [frame[keep] for frame in wide_rows(entry, columns, recipe)]
+            frames += wide_rows(entry, columns, recipe)
         for name, spec in entry.covariates.items():
             u = read_covariate(columns, spec.column, spec.unit, name, recipe.covariates[name])
-            tables.append(pd.DataFrame({"star": ids, "survey": spec.survey, "name": name, "x": u})[keep])
+            tables.append(pd.DataFrame({"star": ids, "survey": spec.survey, "name": name, "x": u}))
     if not frames:
         raise HbcalError(f"The recipe {recipe.name!r} names no file with measurements: add a long or a wide one.")
     rows = check_rows(pd.concat(frames, ignore_index=True), recipe, left_out)
@@ -85,8 +86,6 @@ def wanted_columns(entry: DataSpec, path: Path, recipe: Recipe) -> dict[str, Kin
     Example:
         See `tests/catalogue/test_observe.py`.
     """
-    from hbcal.catalogue.read import column_names
-
     wanted: dict[str, Kind] = {_star_column(entry): "text"}
     if entry.layout == "long":
         there = set(column_names(path))
@@ -147,33 +146,59 @@ def long_rows(entry: DataSpec, columns: Columns, recipe: Recipe) -> pd.DataFrame
     Example:
         See `tests/catalogue/test_observe.py`.
     """
-    get = {role: columns.values.get(entry.columns.get(role, role)) for role in (*LONG, "error_lower", "error_upper")}
-    get["star"] = columns.values[_star_column(entry)]
-    if get["error"] is None and get["error_lower"] is not None and get["error_upper"] is not None:
-        get["error"] = 0.5 * (get["error_lower"] + get["error_upper"])
-        check_errors(get["error_lower"], "error_lower", columns.path.name)
-        check_errors(get["error_upper"], "error_upper", columns.path.name)
-    if get["error"] is None:
-        get["error"] = np.full(columns.n_row, np.nan)
-    check_errors(get["error"], "error", columns.path.name)
+    named = {role: entry.columns.get(role, role) for role in LONG} | {"star": _star_column(entry)}
+    get = {role: columns.values.get(name) for role, name in named.items()}
+    get["error"], error_unit = long_error(entry, columns)
     for role, known in (("survey", recipe.surveys), ("label", recipe.labels)):
         names = np.asarray(get[role]).astype(str)
         unknown = [n for n in np.unique(names) if n not in known]
         if unknown:
             n_row = int(np.isin(names, unknown).sum())
             raise HbcalError(
-                f"{columns.path.name} has {n_row} row(s) of unknown {role} {some(unknown)}{closest(unknown[0], known)}: "
-                f"declare it in the recipe, or filter it with keep."
+                f"{columns.path.name} has {n_row} row(s) of unknown {role} {some(unknown)}"
+                f"{closest(unknown[0], known)}: declare it in the recipe, or filter it with keep."
             )
     frame = pd.DataFrame({role: get[role] for role in LONG})
-    unit = columns.units.get(entry.columns.get("value", "value"), "")
-    if unit:
-        for label in frame["label"].unique():
-            at = (frame["label"] == label).to_numpy()
-            for role in ("value", "error"):
-                what = f"{role} column of {columns.path.name} for label {label!r}"
-                frame.loc[at, role] = to_unit(frame.loc[at, role].to_numpy(), unit, recipe.unit(label), what)
-    return frame.assign(file=columns.path.name, row=np.arange(1, columns.n_row + 1))
+    unit = columns.units.get(named["value"], "")
+    for label in frame["label"].unique():
+        at = (frame["label"] == label).to_numpy()
+        for role, have in (("value", unit), ("error", error_unit or unit)):
+            what = f"{role} column of {columns.path.name} for label {label!r}"
+            frame.loc[at, role] = to_unit(frame.loc[at, role].to_numpy(), have, recipe.unit(label), what)
+    return frame.assign(file=columns.path.name, row=columns.row)
+
+
+def long_error(entry: DataSpec, columns: Columns) -> tuple[np.ndarray, str]:
+    """Error of each row of a long table: its error column, or the mean of its lower and upper one.
+
+    Args:
+        entry: its data entry.
+        columns: what was read.
+
+    Returns:
+        Errors (n_row,), NaN where there is none, in the unit of the second value ("" where the file states none).
+
+    Errors:
+        HbcalError for negative, zero or infinite errors, or one of the two asymmetric errors without the other.
+
+    Example:
+        See `tests/catalogue/test_observe.py`.
+    """
+    named = {role: entry.columns.get(role, role) for role in ("error", "error_lower", "error_upper")}
+    there = {role: columns.values[name] for role, name in named.items() if name in columns.values}
+    for role, values in there.items():
+        check_errors(values, named[role], columns.path.name, columns.row)
+    used = ["error"] if "error" in there else [role for role in ("error_lower", "error_upper") if role in there]
+    if used in (["error_lower"], ["error_upper"]):
+        raise HbcalError(
+            f"{columns.path.name} has {named[used[0]]!r} without its counterpart: give both error_lower and "
+            "error_upper, or one column error."
+        )
+    units = {columns.units.get(named[role], "") for role in used}
+    if len(units) > 1:
+        raise HbcalError(f"The error columns of {columns.path.name} are in {some(sorted(units))}: give both one unit.")
+    error = np.mean([there[role] for role in used], axis=0) if used else np.full(columns.n_row, np.nan)
+    return error, next(iter(units), "")
 
 
 def wide_rows(entry: DataSpec, columns: Columns, recipe: Recipe) -> list[pd.DataFrame]:
@@ -198,7 +223,7 @@ def wide_rows(entry: DataSpec, columns: Columns, recipe: Recipe) -> list[pd.Data
         value, where = columns.values[m.value], f"column {m.value!r} of {columns.path.name}"
         error = np.full(columns.n_row, np.nan)
         for name in m.error:
-            check_errors(columns.values[name], name, columns.path.name)
+            check_errors(columns.values[name], name, columns.path.name, columns.row)
         if m.error:
             error = np.mean([columns.values[name] for name in m.error], axis=0)
         if m.transform == "log10":
@@ -212,105 +237,8 @@ def wide_rows(entry: DataSpec, columns: Columns, recipe: Recipe) -> list[pd.Data
             if m.error:
                 error = to_unit(error, columns.units.get(m.error[0], "") or have, want, f"error of {where}")
         frame = pd.DataFrame({"star": columns.values[_star_column(entry)], "survey": m.survey, "label": m.label})
-        frames.append(
-            frame.assign(value=value, error=error, file=columns.path.name, row=np.arange(1, columns.n_row + 1))
-        )
+        frames.append(frame.assign(value=value, error=error, file=columns.path.name, row=columns.row))
     return frames
-
-
-def check_errors(error: np.ndarray, name: str, file: str) -> None:
-    """Refuse errors that are not positive numbers.
-
-    Args:
-        error: (n_row,), NaN where the survey gives none.
-        name, file: of the column.
-
-    Returns:
-        Nothing.
-
-    Errors:
-        HbcalError for negative, zero or infinite errors, with their number and the first row.
-
-    Example:
-        >>> check_errors(np.array([0.1, -1.0]), "e", "t.csv")
-        Traceback (most recent call last):
-        hbcal._errors.HbcalError: Column 'e' of t.csv has 1 negative error(s), first in row 2: an error is positive; leave it empty where the survey gives none.
-    """
-    for bad, word in ((error < 0, "negative"), (error == 0, "zero"), (np.isinf(error), "infinite")):
-        n = int(bad.sum())
-        if n:
-            row = int(np.flatnonzero(bad)[0]) + 1
-            raise HbcalError(
-                f"Column {name!r} of {file} has {n} {word} error(s), first in row {row}: an error is positive; leave it "
-                "empty where the survey gives none."
-            )
-
-
-def read_covariate(columns: Columns, column: str, unit: str, name: str, spec: CovariateSpec) -> np.ndarray:
-    """A covariate's column as numbers: converted to its unit, or the number of its level, or 0/1 for flags.
-
-    Args:
-        columns: what was read.
-        column: the column's name.
-        unit: stated by the recipe for a file that states none.
-        name: of the covariate.
-        spec: its declaration.
-
-    Returns:
-        Array (n_row,) with NaN where missing; a level the recipe does not know is -1.
-
-    Errors:
-        HbcalError when more than half of the values lie outside the declared range, or one is infinite.
-
-    Example:
-        See `tests/catalogue/test_observe.py`.
-    """
-    raw = columns.values[column]
-    where = f"column {column!r} of {columns.path.name}"
-    if spec.levels:
-        number = {level: float(i) for i, level in enumerate(spec.all_levels)}
-        missing = number[spec.missing] if spec.missing else np.nan
-        return np.array([missing if text == "" else number.get(text, -1.0) for text in raw])
-    if spec.bits:
-        mask = sum(1 << bit for bit in spec.bits)
-        return np.array([np.nan if np.isnan(v) else float(bool(int(v) & mask)) for v in raw])
-    value = to_unit(raw, unit or columns.units.get(column, ""), spec.unit, where)
-    return in_range(value, spec.range, where, spec.unit)[0]
-
-
-def in_range(
-    value: np.ndarray, limits: tuple[float, float], where: str, unit: str
-) -> tuple[np.ndarray, int]:
-    """Empty what cannot be true; refuse a column where that is most of it.
-
-    Args:
-        value: shape (n_row,), NaN where missing.
-        limits: lowest and highest possible value, same unit.
-        where: names the column.
-        unit: for the message.
-
-    Returns:
-        Values with NaN for the impossible ones, and how many those are.
-
-    Errors:
-        HbcalError for infinite values, or when more than half are outside (the unit is probably wrong).
-
-    Example:
-        >>> in_range(np.array([5000.0, 5100.0, -9999.0]), (2500.0, 9000.0), "column", "K")[1]
-        1
-    """
-    n_inf = int(np.isinf(value).sum())
-    if n_inf:
-        raise HbcalError(f"The {where} has {n_inf} infinite value(s): empty them.")
-    low, high = limits
-    bad = (value < low) | (value > high)
-    n, n_value = int(bad.sum()), int(np.isfinite(value).sum())
-    if n > 0.5 * n_value:
-        raise HbcalError(
-            f"The {where} has {n} of {n_value} values outside [{low:g}, {high:g}] {unit}, median "
-            f"{np.nanmedian(value):.6g}: the unit or the column is probably wrong; correct it or the recipe's range."
-        )
-    return np.where(bad, np.nan, value), n
 
 
 def check_rows(rows: pd.DataFrame, recipe: Recipe, left_out: Counter[str]) -> pd.DataFrame:
@@ -368,7 +296,10 @@ def _assemble(
     index = pd.Index(stars)
     for table in tables:
         at, c = index.get_indexer(table["star"].astype(str)), names.index(table["name"].iloc[0])
-        mean = table.assign(at=at)[at >= 0].groupby("at")["x"].mean()
+        known = table.assign(at=at)[(at >= 0) & table["x"].notna()]  # a file without a value does not erase another's
+        mean = known.groupby("at")["x"].mean()
+        if recipe.covariates[names[c]].levels:
+            _refuse_mixed(known, names[c])
         owner = table["survey"].iloc[0]
         where = slice(None) if not owner else surveys.index(owner)
         star_level[c] &= not owner
@@ -393,6 +324,17 @@ def _assemble(
         np.asarray(stars, dtype=object), surveys, labels, names, star, survey, label, value, error, x, star_level,
         counts, tuple(sources),
     )  # fmt: skip
+
+
+def _refuse_mixed(known: pd.DataFrame, name: str) -> None:
+    """A star with several rows has one category in all of them: levels have no mean."""
+    mixed = known.groupby("at").agg(star=("star", "first"), n=("x", "nunique"))
+    mixed = mixed[mixed["n"] > 1]
+    if len(mixed):
+        raise HbcalError(
+            f"Category {name!r} differs between the rows of {len(mixed)} star(s), {some(mixed['star'])}: give each "
+            "star one."
+        )
 
 
 def _sha256(path: Path) -> str:

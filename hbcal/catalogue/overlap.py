@@ -82,7 +82,7 @@ def overlap(catalogue: Catalogue, anchors: dict[str, tuple[str, ...]], noise_kno
     names = np.array(catalogue.surveys)
     if len(np.unique(catalogue.survey)) < 2:
         have = some(names[np.unique(catalogue.survey)])
-        raise HbcalError(f"Only one survey has data ({have or 'none'}): a calibration needs at least two that share stars.")
+        raise HbcalError(f"Only one survey has data ({have or 'none'}): a calibration needs two that share stars.")
     ties: list[Tie] = []
     fitted, single, sums, anchored = [], [], {}, {}
     for k, label in enumerate(catalogue.labels):
@@ -142,8 +142,8 @@ def _refuse_disconnected(
     if len(groups) > 1:
         told = " and ".join("{" + ", ".join(map(str, g)) + "}" for g in groups)
         raise HbcalError(
-            f"For {label} the surveys fall into {len(groups)} groups that share no star and no anchor, {told}: the data "
-            "cannot tie them; add stars in common, declare an anchor in each, or drop a group."
+            f"For {label} the surveys fall into {len(groups)} groups that share no star and no anchor, {told}: the "
+            "data cannot tie them; add stars in common, declare an anchor in each, or drop a group."
         )
 
 
@@ -156,13 +156,17 @@ def _sums_only(
     the other sign, that is where the graph is not bipartite.
     """
     n = len(names)
-    if any(a == b for a, b in edges) or any(str(names[s]) in known for s in reporting):
-        return ()
     row, col = np.array(list(edges)).T
     graph = coo_matrix((np.ones(len(row)), (row, col)), shape=(n, n)).tocsr()
-    order, before = breadth_first_order(graph, reporting[0], directed=False)
-    side = np.zeros(n, int)
-    for node in order[1:]:
-        side[node] = 1 - side[before[node]]
-    odd = any(side[a] == side[b] for a, b in edges)
-    return () if odd else tuple(str(names[s]) for s in reporting)
+    _, part = connected_components(graph, directed=False)  # more than one where anchors tie what shares no star
+    loose: list[str] = []
+    for group in np.unique(part[reporting]):
+        here = [s for s in reporting if part[s] == group]
+        order, before = breadth_first_order(graph, here[0], directed=False)
+        side = np.zeros(n, int)
+        for node in order[1:]:
+            side[node] = 1 - side[before[node]]
+        odd = any(side[a] == side[b] for a, b in edges if part[a] == group)  # a survey's repeats are a cycle of one
+        if not odd and not any(str(names[s]) in known for s in here):
+            loose += [str(names[s]) for s in here]
+    return tuple(loose)

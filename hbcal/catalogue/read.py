@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +23,24 @@ MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "--", "<na>"})
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of one file: arrays of equal length (float64 with NaN, or str with ""), and the units the file states."""
+    """Columns of one file: arrays of equal length (float64 with NaN, or str with ""), and the units the file states.
+
+    `row` numbers the rows as they are in the file, from 1, whatever was filtered out.
+    """
 
     path: Path
     values: Mapping[str, np.ndarray]
     units: Mapping[str, str]
-    n_row: int
+    row: np.ndarray
+
+    @property
+    def n_row(self) -> int:
+        """Number of rows."""
+        return len(self.row)
+
+    def select(self, keep: np.ndarray) -> Columns:
+        """Only some rows; keep: (n_row,) bool."""
+        return replace(self, values={name: v[keep] for name, v in self.values.items()}, row=self.row[keep])
 
 
 def read_columns(path: Path, wanted: Mapping[str, Kind], missing: tuple[float, ...] = ()) -> Columns:
@@ -63,19 +77,20 @@ def read_columns(path: Path, wanted: Mapping[str, Kind], missing: tuple[float, .
             f"{closest(lacking[0], names) if len(names) < 60 else closest(lacking[0], names).split(' (allowed')[0]}: "
             "add them or correct the recipe."
         )
-    values, units = load(list(wanted))
+    with _one_sentence(path):
+        values, units = load(list(wanted))
     out = {}
     for name, kind in wanted.items():
         if kind == "text":
-            text = _as_text(values[name])
-            out[name] = np.where(np.isin(text.astype(str), [f"{m:g}" for m in missing]), "", text)
+            text = _as_text(values[name], name, path)
+            out[name] = np.where(np.isin(text.astype(str), [f"{m:.17g}" for m in missing]), "", text)
         else:
             number = _as_number(values[name], name, path)
             out[name] = np.where(np.isin(number, missing), np.nan, number)
     n_row = len(next(iter(out.values()))) if out else 0
     if n_row == 0:
         raise HbcalError(f"{path.name} has no rows: there is nothing to read.")
-    return Columns(path, out, units, n_row)
+    return Columns(path, out, units, np.arange(1, n_row + 1))
 
 
 def column_names(path: Path) -> list[str]:
@@ -107,14 +122,22 @@ def _open(path: Path) -> tuple[list[str], Any]:
     kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else (suffixes[-1] if suffixes else "")
     if kind not in kinds:
         raise HbcalError(f"{path.name} is of an unknown kind: hbcal reads .csv, .csv.gz, .ecsv, .parquet and .fits.")
-    try:
+    with _one_sentence(path):
         return kinds[kind](path)
+
+
+@contextlib.contextmanager
+def _one_sentence(path: Path) -> Iterator[None]:
+    """Whatever a library says about a damaged file, as one sentence; some find the damage only when rows are loaded."""
+    try:
+        yield
     except HbcalError:
         raise
-    except (OSError, EOFError, ValueError, TypeError, KeyError, zlib.error, pd.errors.ParserError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, zlib.error, Warning) as error:
+        first = str(error).strip().splitlines()[0].strip(" .") if str(error).strip() else type(error).__name__
         raise HbcalError(
-            f"{path.name} cannot be read as {kind[1:]}; it may be truncated or damaged ({first[:160]}): get it again."
+            f"{path.name} cannot be read; it may be truncated, damaged or of another kind ({first[:160]}): "
+            "get it again."
         ) from None
 
 
@@ -124,20 +147,33 @@ def _csv(path: Path) -> tuple[list[str], Any]:
         content = handle.read()  # once: a truncated gzip stream fails here
     if not content.strip():
         raise HbcalError(f"{path.name} is empty: there is not even a header.")
-    import io
-
     names = list(pd.read_csv(io.BytesIO(content), nrows=0).columns)
-    last = content.rsplit(b"\n", 1)[-1]
-    if last.strip() and b'"' not in last and last.count(b",") < len(names) - 1:
-        raise HbcalError(
-            f"{path.name} is truncated: its last line has {last.count(b',') + 1} of {len(names)} fields; get it again."
-        )
+    _refuse_ragged(content, len(names), path.name)
 
     def load(wanted: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
-        frame = pd.read_csv(io.BytesIO(content), usecols=wanted, dtype=str, keep_default_na=False)
+        frame = pd.read_csv(io.BytesIO(content), usecols=wanted, dtype=str, keep_default_na=False, index_col=False)
         return {name: frame[name] for name in wanted}, {}
 
     return names, load
+
+
+def _refuse_ragged(content: bytes, n_field: int, name: str) -> None:
+    """Every line has as many fields as the header: pandas would fill short lines and shift long ones, silently."""
+    byte = np.frombuffer(content if content.endswith(b"\n") else content + b"\n", np.uint8)
+    outside = (
+        np.cumsum(byte == ord('"'), dtype=np.uint8) % 2 == 0
+    )  # of quotes, inside which commas and newlines are text
+    end = np.flatnonzero((byte == ord("\n")) & outside)
+    n_comma = np.diff(np.searchsorted(np.flatnonzero((byte == ord(",")) & outside), end), prepend=0)
+    blank = np.diff(end, prepend=-1) <= 2  # nothing, or a carriage return
+    bad = np.flatnonzero((n_comma + 1 != n_field) & ~(blank & (n_comma == 0)))
+    if bad.size and bad[0] == len(end) - 1 and n_comma[-1] + 1 < n_field:
+        raise HbcalError(f"{name} is truncated: its last line has {n_comma[-1] + 1} of {n_field} fields; get it again.")
+    if bad.size:
+        raise HbcalError(
+            f"{name} is damaged: {bad.size} line(s) have more or fewer than the header's {n_field} fields, first line "
+            f"{bad[0] + 1} with {n_comma[bad[0]] + 1}: correct them, or quote what contains a comma."
+        )
 
 
 def _ecsv(path: Path) -> tuple[list[str], Any]:
@@ -151,9 +187,10 @@ def _ecsv(path: Path) -> tuple[list[str], Any]:
 
 
 def _from_astropy(column: Any) -> pd.Series:
-    series = pd.Series(np.ma.getdata(column).astype(object) if column.dtype.kind in "iu" else np.ma.getdata(column))
+    if column.dtype.kind == "f":
+        return pd.Series(np.ma.filled(column.astype(np.float64), np.nan))
     mask = np.ma.getmaskarray(column)
-    return series.astype(object).where(~mask, None) if mask.any() else series
+    return pd.Series(np.ma.getdata(column).astype(object)).where(~mask, None)
 
 
 def _parquet(path: Path) -> tuple[list[str], Any]:
@@ -175,7 +212,9 @@ def _parquet(path: Path) -> tuple[list[str], Any]:
             if pa.types.is_integer(column.type):
                 column = column.cast(pa.string())  # digits survive nulls
             values[name] = column.to_pandas()
-        units = {n: schema.field(n).metadata[b"unit"].decode() for n in wanted if b"unit" in (schema.field(n).metadata or {})}
+        units = {
+            n: schema.field(n).metadata[b"unit"].decode() for n in wanted if b"unit" in (schema.field(n).metadata or {})
+        }
         return values, units
 
     return list(schema.names), load
@@ -191,7 +230,10 @@ def _fits(path: Path) -> tuple[list[str], Any]:
                 table = next((h for h in hdus if isinstance(h, fits.BinTableHDU | fits.TableHDU)), None)
                 if table is None:
                     raise HbcalError(f"{path.name} has no table extension: give a FITS file with one.")
-                names, units = list(table.columns.names), dict(zip(table.columns.names, table.columns.units, strict=True))
+                names, units = (
+                    list(table.columns.names),
+                    dict(zip(table.columns.names, table.columns.units, strict=True)),
+                )
         except Warning as warning:
             raise ValueError(str(warning)) from None
 
@@ -200,7 +242,7 @@ def _fits(path: Path) -> tuple[list[str], Any]:
         with fits.open(path, memmap=True) as hdus:
             table = next(h for h in hdus if isinstance(h, fits.BinTableHDU | fits.TableHDU))
             for name in wanted:
-                column = np.array(table.data[name])
+                column: Any = np.array(table.data[name])
                 if column.dtype.kind in "iu":
                     null = table.columns[name].null
                     missing = np.zeros(len(column), bool) if null is None else column == null
@@ -213,7 +255,17 @@ def _fits(path: Path) -> tuple[list[str], Any]:
     return names, load
 
 
-def _as_text(series: pd.Series) -> np.ndarray:
+def _as_text(series: pd.Series, name: str, path: Path) -> np.ndarray:
+    if series.dtype.kind == "f":  # whole numbers that a missing value turned into floats
+        value = series.to_numpy(np.float64)
+        large = int((np.abs(value) >= 2.0**53).sum())
+        if large:
+            raise HbcalError(
+                f"Column {name!r} of {path.name} is text or an id but is stored as floating point, with {large} "
+                "number(s) too large for it to be exact: store it as integers or as text."
+            )
+        whole = np.isfinite(value) & (value == np.floor(value))
+        series = pd.Series([int(v) if w else v for v, w in zip(value, whole, strict=True)], dtype=object)
     text = series.astype(object).where(series.notna(), "").astype(str).str.strip().to_numpy(dtype=object)
     return np.array(["" if t.lower() in MISSING else t for t in text], dtype=object)
 
@@ -230,48 +282,6 @@ def _as_number(series: pd.Series, name: str, path: Path) -> np.ndarray:
             f"{series.iloc[bad[0]]!r} in row {bad[0] + 1}: correct or empty them."
         )
     return numbers
-
-
-def to_unit(values: np.ndarray, have: str, want: str, what: str) -> np.ndarray:
-    """Convert values from the unit a file states to the unit a recipe wants.
-
-    ``dex`` is the same as no unit and as any ``dex(...)``: log g is written all three ways.
-
-    Args:
-        values: shape (n_row,), in `have`.
-        have: unit as astropy reads it; "" when the file states none, and then nothing is converted.
-        want: unit of the recipe.
-        what: names the column in the error message.
-
-    Returns:
-        Values in `want`.
-
-    Errors:
-        HbcalError when the units do not convert, or are not units.
-
-    Example:
-        >>> to_unit(np.array([5.0]), "kK", "K", "column 'teff'").tolist()
-        [5000.0]
-    """
-    if not have or not want or have == want:
-        return values
-    from astropy import units as u
-
-    try:
-        one, other = u.Unit(have), u.Unit(want)
-    except ValueError:
-        raise HbcalError(f"The {what} has unit {have!r}, wanted {want!r}: one of them is not a unit astropy knows.") from None
-    logs = [isinstance(x, u.function.FunctionUnitBase) or x in (u.dex, u.dimensionless_unscaled) for x in (one, other)]
-    if all(logs):
-        return values
-    try:
-        return values * one.to(other) if not any(logs) else _refuse(what, have, want)
-    except u.UnitConversionError:
-        return _refuse(what, have, want)
-
-
-def _refuse(what: str, have: str, want: str) -> np.ndarray:
-    raise HbcalError(f"The {what} is in {have!r}, which cannot be converted to {want!r}: correct the unit or the recipe.")
 
 
 def unique_columns(names: Iterable[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ import pandas as pd
 
 from hbcal._errors import HbcalError, closest, some
 from hbcal.catalogue.catalogue import Catalogue
-from hbcal.catalogue.observe import check_errors, read_covariate
-from hbcal.catalogue.read import Columns, Kind, column_names, read_columns, to_unit, unique_columns
-from hbcal.recipe import ColumnSpec, Recipe
+from hbcal.catalogue.observe import long_error, wanted_columns
+from hbcal.catalogue.read import Columns, Kind, column_names, read_columns, unique_columns
+from hbcal.catalogue.values import check_errors, read_covariate, to_unit
+from hbcal.recipe import ColumnSpec, DataSpec, Recipe
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,14 @@ def read_target(recipe: Recipe, path: Path, survey: str, fitted: tuple[str, ...]
     if survey not in recipe.surveys:
         raise HbcalError(f"The run knows no survey {survey!r}{closest(survey, recipe.surveys)}.")
     names = column_names(path)
-    long = {"star", "survey", "label", "value"} <= set(names)
-    wide, wanted = _plan(recipe, names, survey, fitted, long)
+    long = _long_entry(recipe, names)
+    wide, wanted = _plan(recipe, names, survey, fitted) if long is None else ({}, wanted_columns(long, path, recipe))
     covariates = {c: _covariate_column(recipe, names, survey, c) for c in recipe.covariates}
-    for c, spec in covariates.items():
-        if spec is not None:
-            wanted[spec.column] = "text" if recipe.covariates[c].levels else "number"
-    candidates = unique_columns(["star", *(e.columns.get("star", e.star) for e in recipe.data)])
+    for name, where in covariates.items():
+        if where is not None:
+            wanted[where.column] = "text" if recipe.covariates[name].levels else "number"
+    entries = recipe.data if long is None else (long, *recipe.data)
+    candidates = unique_columns([*(e.columns.get("star", e.star) for e in entries), "star"])
     star_column = next((n for n in candidates if n in names), "")
     if not star_column:
         raise HbcalError(f"{path.name} has no column of star ids: name it 'star', or as the recipe does.")
@@ -79,7 +81,7 @@ def read_target(recipe: Recipe, path: Path, survey: str, fitted: tuple[str, ...]
     missing = tuple(m for e in recipe.data for m in e.missing)
     columns = read_columns(path, {n: wanted[n] for n in unique_columns(wanted)}, missing)
     star = columns.values[star_column]
-    value, error = _long(recipe, columns, survey, fitted) if long else _wide(recipe, columns, wide)
+    value, error = _long(recipe, columns, survey, fitted, long) if long else _wide(recipe, columns, wide)
     impossible = {}
     for label, y in value.items():
         n_inf = int(np.isinf(y).sum())
@@ -106,11 +108,12 @@ def read_target(recipe: Recipe, path: Path, survey: str, fitted: tuple[str, ...]
         x[:, c] = np.where(np.isnan(x[:, c]), stored, x[:, c])
     reason = np.full(columns.n_row, "", dtype=object)
     if long:
-        reason[columns.values["survey"] != survey] = f"not a row of {survey}"
-        unknown = ~np.isin(columns.values["label"].astype(str), fitted) & (reason == "")
+        rows = {role: columns.values[long.columns.get(role, role)] for role in ("survey", "label")}
+        reason[rows["survey"] != survey] = f"not a row of {survey}"
+        unknown = ~np.isin(rows["label"].astype(str), fitted) & (reason == "")
         reason[unknown] = f"label not calibrated for {survey}"
     reason[star == ""] = "no star id"
-    return Target(survey, star, value, error, impossible, x, reason, long)
+    return Target(survey, star, value, error, impossible, x, reason, long is not None)
 
 
 def recipe_index(recipe: Recipe, survey: str) -> int:
@@ -134,14 +137,20 @@ def recipe_index(recipe: Recipe, survey: str) -> int:
     return list(recipe.surveys).index(survey)
 
 
+def _long_entry(recipe: Recipe, names: list[str]) -> DataSpec | None:
+    """How the table is long: with the column names of one of the recipe's long files, with hbcal's own, or not."""
+    for entry in (*(e for e in recipe.data if e.layout == "long"), DataSpec("", "long")):
+        roles = [entry.columns.get(role, role) for role in ("survey", "label", "value")]
+        if {*roles, entry.columns.get("star", entry.star)} <= set(names):
+            return replace(entry, covariates={}, keep={}, within={})
+    return None
+
+
 def _plan(
-    recipe: Recipe, names: list[str], survey: str, fitted: tuple[str, ...], long: bool
+    recipe: Recipe, names: list[str], survey: str, fitted: tuple[str, ...]
 ) -> tuple[dict[str, tuple[str, tuple[str, ...], str, str]], dict[str, Kind]]:
     """label -> (value column, error columns, transform, unit), and the columns to read."""
     wanted: dict[str, Kind] = {}
-    if long:
-        wanted = {"survey": "text", "label": "text", "value": "number"}
-        return {}, wanted | ({"error": "number"} if "error" in names else {})
     wide: dict[str, tuple[str, tuple[str, ...], str, str]] = {}
     tried = []
     for label in fitted:
@@ -157,7 +166,8 @@ def _plan(
             wide[label] = (label, (f"{label}_err",) if f"{label}_err" in names else (), "none", "")
     if not wide:
         raise HbcalError(
-            f"The table has no column with a label that the run calibrated for {survey!r}: expected one of {some(tried, 8)}."
+            f"The table has no column with a label that the run calibrated for {survey!r}: expected one of "
+            f"{some(tried, 8)}."
         )
     for value, errors, _, _ in wide.values():
         wanted |= dict.fromkeys((value, *errors), "number")
@@ -192,23 +202,22 @@ def _wide(recipe: Recipe, columns: Columns, wide: Mapping[str, tuple[str, tuple[
     return value, error
 
 
-def _long(recipe: Recipe, columns: Columns, survey: str, fitted: tuple[str, ...]):
+def _long(recipe: Recipe, columns: Columns, survey: str, fitted: tuple[str, ...], entry: DataSpec):
     value, error = {}, {}
-    given = columns.values.get("error")
-    if given is not None:
-        check_errors(given, "error", columns.path.name)
+    name = {role: entry.columns.get(role, role) for role in ("survey", "label", "value")}
+    given, error_unit = long_error(entry, columns)
+    unit, file = columns.units.get(name["value"], ""), columns.path.name
     for label in fitted:
-        here = (columns.values["label"] == label) & (columns.values["survey"] == survey)
-        unit = columns.units.get("value", "")
-        y = to_unit(columns.values["value"], unit, recipe.unit(label), f"value column of {columns.path.name}")
-        e = np.full(columns.n_row, np.nan) if given is None else to_unit(given, unit, recipe.unit(label), "error column")
+        here = (columns.values[name["label"]] == label) & (columns.values[name["survey"]] == survey)
+        y = to_unit(columns.values[name["value"]], unit, recipe.unit(label), f"value column of {file}")
+        e = to_unit(given, error_unit or unit, recipe.unit(label), f"error column of {file}")
         value[label], error[label] = np.where(here, y, np.nan), np.where(here, e, np.nan)
     return value, error
 
 
 @dataclass(frozen=True)
 class Query:
-    """What `predict` is asked: star, survey and label per row, and the error the measurement would have (NaN: typical)."""
+    """What `predict` is asked: star, survey, label per row, and the error of the measurement to be (NaN: typical)."""
 
     star: np.ndarray
     survey: np.ndarray

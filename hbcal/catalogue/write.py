@@ -35,15 +35,19 @@ def check_file(path: Path, *, overwrite: bool, suffixes: tuple[str, ...] = SUFFI
     """
     if path.suffix not in suffixes:
         raise HbcalError(f"The output {path} is of an unknown kind: use one of {', '.join(suffixes)}.")
+    if path.is_dir():
+        raise HbcalError(f"The output {path} is a folder: --out names a file here.")
     if path.exists() and not overwrite:
         raise HbcalError(f"The output {path} exists already: choose another, or give --overwrite.")
     if not path.parent.is_dir():
         raise HbcalError(f"The folder {path.parent} of the output {path.name} does not exist: make it first.")
-    if not os.access(path.parent, os.W_OK):
+    if not os.access(path.parent, os.W_OK) or path.parent.resolve().parts[1:2] == ("proc",):  # as in check_out
         raise HbcalError(f"The folder {path.parent} of the output {path.name} is not writable: choose another.")
 
 
-def write_table(path: Path, columns: Mapping[str, np.ndarray], units: Mapping[str, str], meta: Mapping[str, str]) -> None:
+def write_table(
+    path: Path, columns: Mapping[str, np.ndarray], units: Mapping[str, str], meta: Mapping[str, str]
+) -> None:
     """Write columns to CSV, ECSV, Parquet or FITS.
 
     Args:

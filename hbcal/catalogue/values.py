@@ -1,0 +1,151 @@
+"""Numbers of a column made fit for use: units converted, errors positive, the impossible emptied or refused."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hbcal._errors import HbcalError
+from hbcal.catalogue.read import Columns
+from hbcal.recipe import CovariateSpec
+
+
+def to_unit(values: np.ndarray, have: str, want: str, what: str) -> np.ndarray:
+    """Convert values from the unit a file states to the unit a recipe wants.
+
+    ``dex`` is the same as no unit and as any ``dex(...)``: log g is written all three ways.
+
+    Args:
+        values: shape (n_row,), in `have`.
+        have: unit as astropy reads it; "" when the file states none, and then nothing is converted.
+        want: unit of the recipe.
+        what: names the column in the error message.
+
+    Returns:
+        Values in `want`.
+
+    Errors:
+        HbcalError when the units do not convert, or are not units.
+
+    Example:
+        >>> to_unit(np.array([5.0]), "kK", "K", "column 'teff'").tolist()
+        [5000.0]
+    """
+    if not have or not want or have == want:
+        return values
+    from astropy import units as u
+
+    try:
+        one, other = u.Unit(have), u.Unit(want)
+    except ValueError:
+        raise HbcalError(
+            f"The {what} has unit {have!r}, wanted {want!r}: one of them is not a unit astropy knows."
+        ) from None
+    logs = [isinstance(x, u.function.FunctionUnitBase) or x in (u.dex, u.dimensionless_unscaled) for x in (one, other)]
+    if all(logs):
+        return values
+    try:
+        return values * one.to(other) if not any(logs) else _refuse(what, have, want)
+    except u.UnitConversionError:
+        return _refuse(what, have, want)
+
+
+def _refuse(what: str, have: str, want: str) -> np.ndarray:
+    raise HbcalError(
+        f"The {what} is in {have!r}, which cannot be converted to {want!r}: correct the unit or the recipe."
+    )
+
+
+def check_errors(error: np.ndarray, name: str, file: str, row: np.ndarray | None = None) -> None:
+    """Refuse errors that are not positive numbers.
+
+    Args:
+        error: (n_row,), NaN where the survey gives none.
+        name, file: of the column.
+        row: number of each row in the file, (n_row,); 1, 2, ... where None.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError for negative, zero or infinite errors, with their number and the first row.
+
+    Example:
+        >>> check_errors(np.array([0.1, -1.0]), "e", "t.csv")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: Column 'e' of t.csv has 1 negative error(s), first in row 2: an error is positive; ...
+    """
+    for bad, word in ((error < 0, "negative"), (error == 0, "zero"), (np.isinf(error), "infinite")):
+        n = int(bad.sum())
+        if n:
+            first = int(np.flatnonzero(bad)[0])
+            raise HbcalError(
+                f"Column {name!r} of {file} has {n} {word} error(s), first in row "
+                f"{first + 1 if row is None else row[first]}: an error is positive; leave it "
+                "empty where the survey gives none."
+            )
+
+
+def read_covariate(columns: Columns, column: str, unit: str, name: str, spec: CovariateSpec) -> np.ndarray:
+    """A covariate's column as numbers: converted to its unit, or the number of its level, or 0/1 for flags.
+
+    Args:
+        columns: what was read.
+        column: the column's name.
+        unit: stated by the recipe for a file that states none.
+        name: of the covariate.
+        spec: its declaration.
+
+    Returns:
+        Array (n_row,) with NaN where missing; a level the recipe does not know is -1.
+
+    Errors:
+        HbcalError when more than half of the values lie outside the declared range, or one is infinite.
+
+    Example:
+        See `tests/catalogue/test_observe.py`.
+    """
+    raw = columns.values[column]
+    where = f"column {column!r} of {columns.path.name}"
+    if spec.levels:
+        number = {level: float(i) for i, level in enumerate(spec.all_levels)}
+        missing = number[spec.missing] if spec.missing else np.nan
+        return np.array([missing if text == "" else number.get(text, -1.0) for text in raw])
+    if spec.bits:
+        mask = sum(1 << bit for bit in spec.bits)
+        flags = in_range(raw, (0.0, 2.0**53), where, "")[0]  # the integers that a float64 holds exactly
+        return np.array([np.nan if np.isnan(v) else float(bool(int(v) & mask)) for v in flags])
+    value = to_unit(raw, unit or columns.units.get(column, ""), spec.unit, where)
+    return in_range(value, spec.range, where, spec.unit)[0]
+
+
+def in_range(value: np.ndarray, limits: tuple[float, float], where: str, unit: str) -> tuple[np.ndarray, int]:
+    """Empty what cannot be true; refuse a column where that is most of it.
+
+    Args:
+        value: shape (n_row,), NaN where missing.
+        limits: lowest and highest possible value, same unit.
+        where: names the column.
+        unit: for the message.
+
+    Returns:
+        Values with NaN for the impossible ones, and how many those are.
+
+    Errors:
+        HbcalError for infinite values, or when more than half are outside (the unit is probably wrong).
+
+    Example:
+        >>> in_range(np.array([5000.0, 5100.0, -9999.0]), (2500.0, 9000.0), "column", "K")[1]
+        1
+    """
+    n_inf = int(np.isinf(value).sum())
+    if n_inf:
+        raise HbcalError(f"The {where} has {n_inf} infinite value(s): empty them.")
+    low, high = limits
+    bad = (value < low) | (value > high)
+    n, n_value = int(bad.sum()), int(np.isfinite(value).sum())
+    if n > 0.5 * n_value:
+        raise HbcalError(
+            f"The {where} has {n} of {n_value} values outside [{low:g}, {high:g}] {unit}, median "
+            f"{np.nanmedian(value):.6g}: the unit or the column is probably wrong; correct it or the recipe's range."
+        )
+    return np.where(bad, np.nan, value), n
