@@ -31,9 +31,10 @@ def closest(name: str, allowed: Iterable[str]) -> str:
         " (did you mean 'offset'?)"
     """
     words = sorted({str(word) for word in allowed})
-    near = difflib.get_close_matches(str(name), words, n=1)
+    lower = {word.lower(): word for word in words}
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1)
     if near:
-        return f" (did you mean {near[0]!r}?)"
+        return f" (did you mean {lower[near[0]]!r}?)"
     return f" (allowed: {', '.join(words)})" if words else ""
 
 

@@ -18,7 +18,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 Out = Annotated[Path, typer.Option(help="Folder or file to write; must not exist.")]
-Seed = Annotated[int, typer.Option(help="Seed of every random number.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random number.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
 
 

@@ -1,4 +1,4 @@
-"""Data with known truth: from a recipe's own prior, or from given values; in memory, or as the files the recipe reads."""
+"""Data with known truth, from a recipe's own prior or from given values; in memory, or as the files it reads."""
 
 from __future__ import annotations
 
@@ -125,7 +125,17 @@ def _sky(recipe: Recipe, rng: np.random.Generator, n_star: int) -> Catalogue:
     width = len(str(n_star))
     stars = np.array([f"star{i:0{width}d}" for i in range(n_star)], dtype=object)
     return Catalogue(
-        stars, surveys, labels, names, star, survey_of, label_of, np.zeros(len(star)), np.concatenate(errors), x, star_level
+        stars,
+        surveys,
+        labels,
+        names,
+        star,
+        survey_of,
+        label_of,
+        np.zeros(len(star)),
+        np.concatenate(errors),
+        x,
+        star_level,
     )
 
 
@@ -145,9 +155,12 @@ def _truth(prepared: Prepared, seed: int, values: Mapping[str, Any]) -> xr.Datas
         "survey": list(cat.surveys), "label": list(cat.labels), "term": list(prepared.terms[1:]),
         "floor_term": list(prepared.floor_names), "scale": list(prepared.scales),
     }  # fmt: skip
-    truth = xr.Dataset({
-        k: xr.DataArray(v, dims=("chain", "draw", *DIMS[k]), coords={d: coords[d] for d in DIMS[k]}) for k, v in quantities.items()
-    })
+    truth = xr.Dataset(
+        {
+            k: xr.DataArray(v, dims=("chain", "draw", *DIMS[k]), coords={d: coords[d] for d in DIMS[k]})
+            for k, v in quantities.items()
+        }
+    )
     for quantity, entries in values.items():
         if quantity not in DIMS or not isinstance(entries, Mapping):
             raise HbcalError(f"A value is given for {quantity!r}{closest(quantity, DIMS)}: give a table per quantity.")
@@ -156,6 +169,8 @@ def _truth(prepared: Prepared, seed: int, values: Mapping[str, Any]) -> xr.Datas
             known = all(v in coords[d] for d, v in where.items()) and len(where) == len(DIMS[quantity])
             if not known or not np.isfinite(truth[quantity].sel(where)).all():
                 raise HbcalError(f"A value is given for {quantity} of {key!r}, which this recipe does not have.")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+                raise HbcalError(f"The value given for {quantity} of {key!r} is {value!r}: it must be a finite number.")
             truth[quantity].loc[where] = float(value)
     return truth
 
@@ -183,7 +198,9 @@ def _measure(recipe: Recipe, pattern: Catalogue, truth: xr.Dataset, rng: np.rand
     return Simulated(*_agree(recipe, catalogue, truth, z))
 
 
-def _agree(recipe: Recipe, cat: Catalogue, truth: xr.Dataset, z: np.ndarray) -> tuple[Catalogue, xr.Dataset, np.ndarray]:
+def _agree(
+    recipe: Recipe, cat: Catalogue, truth: xr.Dataset, z: np.ndarray
+) -> tuple[Catalogue, xr.Dataset, np.ndarray]:
     """Make covariates that are themselves reported labels agree with the values drawn.
 
     With a flat true value a star's common level is free, so a star whose survey "reported" x is moved, all its
@@ -204,7 +221,11 @@ def _agree(recipe: Recipe, cat: Catalogue, truth: xr.Dataset, z: np.ndarray) -> 
             rows = np.flatnonzero(here & (cat.survey == s))
             move[cat.star[rows]] = cat.x[cat.star[rows], s, c] - value[rows]
         for c in of_star:
-            each = pd.DataFrame({"i": cat.star[here], "s": cat.survey[here], "v": value[here]}).groupby(["i", "s"])["v"].mean()
+            each = (
+                pd.DataFrame({"i": cat.star[here], "s": cat.survey[here], "v": value[here]})
+                .groupby(["i", "s"])["v"]
+                .mean()
+            )
             middle = each.groupby(level=0).median()
             move[middle.index.to_numpy()] = cat.x[middle.index.to_numpy(), 0, c] - middle.to_numpy()
         value[here] += move[cat.star[here]]
@@ -240,7 +261,10 @@ def _write(recipe: Recipe, simulated: Simulated, out: Path, seed: int) -> None:
                 term = where.get("term", where.get("floor_term", where.get("scale", "")))
                 rows.append((str(quantity), where.get("survey", ""), where.get("label", ""), term, float(value)))
     names = ("quantity", "survey", "label", "term", "value")
-    table = {n: np.array(c, dtype=object if n != "value" else float) for n, c in zip(names, zip(*rows, strict=True), strict=True)}
+    table = {
+        n: np.array(c, dtype=object if n != "value" else float)
+        for n, c in zip(names, zip(*rows, strict=True), strict=True)
+    }
     write_table(out / "truth.csv", table, {}, {})
     cat = simulated.catalogue
     truths = {label: simulated.z[:, l] for l, label in enumerate(cat.labels)}
@@ -283,8 +307,7 @@ def _covariate_columns(recipe: Recipe, cat: Catalogue, entry: Any) -> dict[str, 
     for name, spec in entry.covariates.items():
         x = cat.x[:, cat.surveys.index(spec.survey) if spec.survey else 0, cat.covariates.index(name)]
         levels = np.array([*recipe.covariates[name].levels, ""], dtype=object)
-        out[spec.column] = levels[np.minimum(np.nan_to_num(x, nan=99), len(levels) - 1).astype(int)] if len(levels) > 1 else x
+        out[spec.column] = (
+            levels[np.minimum(np.nan_to_num(x, nan=99), len(levels) - 1).astype(int)] if len(levels) > 1 else x
+        )
     return out
-
-
-

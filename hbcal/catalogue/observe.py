@@ -35,6 +35,8 @@ def observe(recipe: Recipe, folder: Path) -> Catalogue:
     Example:
         See `tests/catalogue/test_observe.py`.
     """
+    if folder.is_file():
+        raise HbcalError(f"The data folder {folder} is a file: --data names a folder.")
     if not folder.is_dir():
         raise HbcalError(f"The data folder {folder} does not exist: check --data.")
     if not recipe.data:
