@@ -77,7 +77,6 @@ def calibrate(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     catalogue = data if isinstance(data, Catalogue) else observe(recipe, Path(data))
     prepared = prepare(recipe, catalogue)
-    say(prepared.overlap.text({name: recipe.unit(name) for name in recipe.labels}))
     settings = _settings(recipe, prepared, seed, chains, draws, warmup, workers, device)
 
     parts = {"recipe": recipe.text, "data": catalogue.digest(), "settings": settings.identity(), "hbcal": __version__}
@@ -96,6 +95,7 @@ def calibrate(
     elif out.is_dir() and any(p.name != ".lock" for p in out.iterdir()):
         raise HbcalError(f"The folder {out} holds something that is not a run of hbcal: choose another --out.")
 
+    say(prepared.overlap.text({name: recipe.unit(name) for name in recipe.labels}))
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         write_text(out / "run.json", json.dumps(mark, indent=1))
