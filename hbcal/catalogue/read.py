@@ -165,8 +165,9 @@ def _refuse_ragged(content: bytes, n_field: int, name: str) -> None:
     )  # of quotes, inside which commas and newlines are text
     end = np.flatnonzero((byte == ord("\n")) & outside)
     n_comma = np.diff(np.searchsorted(np.flatnonzero((byte == ord(",")) & outside), end), prepend=0)
-    blank = np.diff(end, prepend=-1) <= 2  # nothing, or a carriage return
-    bad = np.flatnonzero((n_comma + 1 != n_field) & ~(blank & (n_comma == 0)))
+    length = np.diff(end, prepend=-1) - 1
+    blank = (length == 0) | ((length == 1) & (byte[end - 1] == ord("\r")))
+    bad = np.flatnonzero((n_comma + 1 != n_field) & ~blank)
     if bad.size and bad[0] == len(end) - 1 and n_comma[-1] + 1 < n_field:
         raise HbcalError(f"{name} is truncated: its last line has {n_comma[-1] + 1} of {n_field} fields; get it again.")
     if bad.size:
@@ -223,19 +224,15 @@ def _parquet(path: Path) -> tuple[list[str], Any]:
 def _fits(path: Path) -> tuple[list[str], Any]:
     from astropy.io import fits
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # "File may have been truncated" is a warning there
-        try:
-            with fits.open(path, memmap=True) as hdus:
-                table = next((h for h in hdus if isinstance(h, fits.BinTableHDU | fits.TableHDU)), None)
-                if table is None:
-                    raise HbcalError(f"{path.name} has no table extension: give a FITS file with one.")
-                names, units = (
-                    list(table.columns.names),
-                    dict(zip(table.columns.names, table.columns.units, strict=True)),
-                )
-        except Warning as warning:
-            raise ValueError(str(warning)) from None
+    with warnings.catch_warnings(record=True) as heard, fits.open(path, memmap=True) as hdus:
+        warnings.simplefilter("always")
+        table = next((h for h in hdus if isinstance(h, fits.BinTableHDU | fits.TableHDU)), None)
+        if table is None:
+            raise HbcalError(f"{path.name} has no table extension: give a FITS file with one.")
+        names, units = list(table.columns.names), dict(zip(table.columns.names, table.columns.units, strict=True))
+    for warning in heard:
+        if "truncated" in str(warning.message):  # no more than a warning there
+            raise ValueError(str(warning.message))
 
     def load(wanted: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
         values = {}
