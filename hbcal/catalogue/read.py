@@ -224,19 +224,20 @@ def _parquet(path: Path) -> tuple[list[str], Any]:
 def _fits(path: Path) -> tuple[list[str], Any]:
     from astropy.io import fits
 
-    with warnings.catch_warnings(record=True) as heard, fits.open(path, memmap=True) as hdus:
+    with warnings.catch_warnings(record=True) as heard, path.open("rb") as file, fits.open(file) as hdus:
         warnings.simplefilter("always")
         table = next((h for h in hdus if isinstance(h, fits.BinTableHDU | fits.TableHDU)), None)
-        if table is None:
-            raise HbcalError(f"{path.name} has no table extension: give a FITS file with one.")
-        names, units = list(table.columns.names), dict(zip(table.columns.names, table.columns.units, strict=True))
+        columns = () if table is None else [(c.name, c.unit) for c in table.columns]
     for warning in heard:
         if "truncated" in str(warning.message):  # no more than a warning there
             raise ValueError(str(warning.message))
+    if table is None:
+        raise HbcalError(f"{path.name} has no table extension: give a FITS file with one.")
+    names, units = [name for name, _ in columns], dict(columns)
 
     def load(wanted: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
         values = {}
-        with fits.open(path, memmap=True) as hdus:
+        with path.open("rb") as file, fits.open(file) as hdus:
             table = next(h for h in hdus if isinstance(h, fits.BinTableHDU | fits.TableHDU))
             for name in wanted:
                 column: Any = np.array(table.data[name])

@@ -17,13 +17,13 @@ GAIA = 4295806720123456789  # more digits than a float64 holds
 IDS = [GAIA, GAIA + 1, GAIA + 2]
 TEFF = [5000.0, np.nan, 4750.5]
 KIND = ["RC", "", "RGB"]
-FORMATS = ("t.csv", "t.csv.gz", "t.ecsv", "t.parquet", "t.fits")
+FORMATS = ("t.csv", "t.csv.gz", "t.ecsv", "t.parquet", "t.fits", "t.fits.gz")
 WANTED = {"id": "text", "teff": "number", "kind": "text"}
 
 
 def write(path, unit=None, masked=False):
     """The same three stars in the format of the suffix."""
-    if path.suffix in (".csv", ".gz"):
+    if ".csv" in path.suffixes:
         text = "id,teff,kind,note\n" + "".join(
             f'{i},{"" if np.isnan(t) else t},{k},"a, ""b""\nc"\n' for i, t, k in zip(IDS, TEFF, KIND, strict=True)
         )
