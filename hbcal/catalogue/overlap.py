@@ -73,8 +73,8 @@ def overlap(catalogue: Catalogue, anchors: dict[str, tuple[str, ...]], noise_kno
         The `Overlap`; a survey without data is in no tie.
 
     Errors:
-        HbcalError when fewer than two surveys have data, no star is shared, or two groups of surveys share no star and
-        no anchor.
+        HbcalError when fewer than two surveys have data, no star is shared, two groups of surveys share no star and
+        no anchor, or every survey is an anchor.
 
     Example:
         See `tests/catalogue/test_overlap.py`.
@@ -95,6 +95,11 @@ def overlap(catalogue: Catalogue, anchors: dict[str, tuple[str, ...]], noise_kno
         ties += [Tie(label, str(names[a]), str(names[b]), *rest) for (a, b), rest in edges.items()]
         anchored[label] = tuple(s for s in anchors.get(label, ()) if s in names[reporting])
         _refuse_disconnected(label, reporting, edges, names, anchored[label])
+        if len(anchored[label]) == len(reporting):
+            raise HbcalError(
+                f"Every survey that reports {label!r} is an anchor ({some(anchored[label], 6)}): there is nothing to "
+                "calibrate; declare one of them no anchor, or drop the label."
+            )
         fitted.append(label)
         loose = _sums_only(reporting, edges, names, {s for s in names if (s, label) in noise_known})
         if loose:
