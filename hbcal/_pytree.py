@@ -62,7 +62,7 @@ def pytree[T](cls: type[T]) -> type[T]:
         Pair(a=2.0, b=4.0)
     """
     frozen = dataclasses.dataclass(frozen=True)(cls)
-    fields = dataclasses.fields(frozen)
+    fields = dataclasses.fields(frozen)  # type: ignore[arg-type]
     meta = [f.name for f in fields if f.metadata.get("static")]
     data = [f.name for f in fields if not f.metadata.get("static")]
     jax.tree_util.register_dataclass(frozen, data_fields=data, meta_fields=meta)

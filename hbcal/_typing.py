@@ -7,6 +7,10 @@ coefficients of a label · ``n_survey``, ``n_label``, ``n_draw``, ``n_row`` as t
 
 from __future__ import annotations
 
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
-__all__ = ["Array", "Bool", "Float", "Int"]
+# containers are built from numpy arrays and travel through JAX as its own
+AnyArray = Array | np.ndarray
+
+__all__ = ["AnyArray", "Array", "Bool", "Float"]

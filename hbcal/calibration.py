@@ -79,10 +79,13 @@ def calibrate(
     prepared = prepare(recipe, catalogue)
     settings = _settings(recipe, prepared, seed, chains, draws, warmup, workers, device)
 
-    parts = {"recipe": recipe.text, "data": catalogue.digest(), "settings": settings.identity(), "hbcal": __version__}
-    mark = {"identity": identity(parts), "parts": {**parts, "recipe": identity({"text": recipe.text})}}
+    parts: dict[str, Any] = {"recipe": recipe.text, "data": catalogue.digest(), "settings": settings.identity(), "hbcal": __version__}
+    mark: dict[str, Any] = {"identity": identity(parts)}
+    mark["parts"] = {**parts, "recipe": identity({"text": recipe.text})}
     if (out / "run.json").exists():
         was = json.loads((out / "run.json").read_text())
+        if not isinstance(was, dict) or not {"identity", "parts"} <= was.keys():
+            raise HbcalError(f"{out / 'run.json'} is not what a run of hbcal writes: choose another --out.")
         if was["identity"] != mark["identity"]:
             differ = [k for k, v in mark["parts"].items() if was["parts"].get(k) != v]
             raise HbcalError(

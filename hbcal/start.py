@@ -182,7 +182,7 @@ def _weights(block, floor):
 
 
 def _shift(block, theta):
-    n_star, n_free, n_term = block.phi.shape
+    _, n_free, n_term = block.phi.shape
     out = np.zeros(block.seen.shape)
     out[:, :n_free] = np.einsum("isk,sk->is", block.phi, (block.spread @ theta).reshape(n_free, n_term))
     return out

@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from hbcal._pytree import pytree, static
-from hbcal._typing import Array, Bool, Float
+from hbcal._typing import AnyArray, Array, Bool, Float
 from hbcal.numerics.collapse import Gram, collapsed_log_density, gram
 
 
@@ -29,11 +29,11 @@ class Block:
         name: of the block, for error messages.
     """
 
-    seen: Bool[Array, "n_star n_slot"]
-    phi: Float[Array, "n_star n_free n_term"]
-    spread: Float[Array, "n_free_term n_coef"]
-    err2: Float[Array, "n_star n_slot"]
-    psi: Float[Array, "n_star n_slot n_floor_term"]
+    seen: Bool[AnyArray, "n_star n_slot"]
+    phi: Float[AnyArray, "n_star n_free n_term"]
+    spread: Float[AnyArray, "n_free_term n_coef"]
+    err2: Float[AnyArray, "n_star n_slot"]
+    psi: Float[AnyArray, "n_star n_slot n_floor_term"]
     scale_of: tuple[int, ...] = static()
     floor_of: tuple[int, ...] = static()
     name: str = static(default="")

@@ -157,7 +157,7 @@ def write_npz(path: Path, arrays: dict[str, Any]) -> None:
     """
     beside = path.with_name(path.name + ".part")
     with beside.open("wb") as handle:
-        np.savez(handle, **{k: np.asarray(v) for k, v in arrays.items()})
+        np.savez(handle, **{k: np.asarray(v) for k, v in arrays.items()})  # type: ignore[arg-type]
         handle.flush()
         os.fsync(handle.fileno())
     beside.replace(path)

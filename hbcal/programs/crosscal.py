@@ -10,7 +10,7 @@ import numpyro
 import numpyro.distributions as dist
 
 from hbcal._pytree import pytree, static
-from hbcal._typing import Array, Float
+from hbcal._typing import AnyArray, Array, Float
 from hbcal.distributions.flat_stars import Block, FlatStars, stack
 from hbcal.numerics.collapse import conditional_draw
 
@@ -28,12 +28,12 @@ class Label:
     """
 
     blocks: tuple[Block, ...]
-    weight: Float[Array, " n_coef"]
-    fixed_sd: Float[Array, " n_coef"]
-    learnt_sd: Float[Array, "n_coef n_scale"]
+    weight: Float[AnyArray, " n_coef"]
+    fixed_sd: Float[AnyArray, " n_coef"]
+    learnt_sd: Float[AnyArray, "n_coef n_scale"]
     name: str = static()
 
-    def prior_sd(self, scales: Float[Array, " n_scale"]) -> Float[Array, " n_coef"]:
+    def prior_sd(self, scales: Float[AnyArray, " n_scale"]) -> Float[Array, " n_coef"]:
         """Prior sd of each coefficient, label unit."""
         return self.weight * (self.fixed_sd + self.learnt_sd @ scales)
 
@@ -50,8 +50,8 @@ class Design:
     """
 
     labels: tuple[Label, ...]
-    floor_unit: Float[Array, " n_floor"]
-    scale_unit: Float[Array, " n_scale"]
+    floor_unit: Float[AnyArray, " n_floor"]
+    scale_unit: Float[AnyArray, " n_scale"]
     n_error: int = static()
     n_floor_term: int = static()
 
