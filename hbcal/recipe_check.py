@@ -54,7 +54,7 @@ def check_recipe(recipe: Recipe) -> None:
 def _known(names: Iterable[str], declared: Iterable[str], what: str, where: str) -> None:
     declared = list(declared)
     for name in names:
-        if name and name not in declared:
+        if name not in declared:
             raise HbcalError(f"The recipe's {where} names an unknown {what} {name!r}{closest(name, declared)}.")
 
 
@@ -86,7 +86,7 @@ def _check_labels(recipe: Recipe) -> None:
 
 def _check_covariates(recipe: Recipe) -> None:
     for name, covariate in recipe.covariates.items():
-        _known((covariate.own, covariate.consensus), recipe.labels, "label", f"covariate {name!r}")
+        _known(filter(None, (covariate.own, covariate.consensus)), recipe.labels, "label", f"covariate {name!r}")
         _positive(covariate.scale, f"The scale of covariate {name!r}")
         _ordered(covariate.range, f"Covariate {name!r}")
         if not math.isfinite(covariate.centre):
@@ -115,7 +115,7 @@ def _check_data(recipe: Recipe, entry: DataSpec) -> None:
                 "(lower, upper), or none."
             )
     for column in entry.covariates.values():
-        _known((column.survey,), recipe.surveys, "survey", where)
+        _known(filter(None, (column.survey,)), recipe.surveys, "survey", where)
     for name, limits in entry.within.items():
         _ordered(limits, f"The filter within {name!r} of the {where}")
     if (entry.layout == "wide") != bool(entry.measurements):
@@ -126,7 +126,7 @@ def _check_data(recipe: Recipe, entry: DataSpec) -> None:
 def _check_terms(recipe: Recipe) -> None:
     for kind, specs in (("trend", recipe.trend), ("floor", recipe.floor)):
         for spec in specs:
-            _known((*spec.covariates, spec.per), recipe.covariates, "covariate", kind)
+            _known((*spec.covariates, *filter(None, (spec.per,))), recipe.covariates, "covariate", kind)
             _known(spec.surveys, recipe.surveys, "survey", kind)
             _known(spec.labels, recipe.labels, "label", kind)
             for name in spec.covariates:

@@ -240,6 +240,11 @@ def file(name, content):
     return prepare
 
 
+def other_json(tmp, good):
+    in_use(tmp, good)
+    (tmp / "out" / "run.json").write_text('{"scripts": {}}')
+
+
 def damaged_run(tmp, good):
     shutil.copytree(good.run, tmp / "run")
     half(tmp / "run" / "posterior.nc")
@@ -356,6 +361,10 @@ CASES = {
         "resume it with"),
     "resume with more draws": (prepared(None, *RESUME, "--draws", 80), "another settings", "choose another --out"),
     "resume what is not a run": (prepared(in_use, *CALIBRATE, "{tmp}/out", "--resume"), "not a run of hbcal"),
+    "resume over another program's run.json": (prepared(other_json, *CALIBRATE, "{tmp}/out", "--resume"), "run.json is not",
+        "choose another"),
+    "anchors only": (recipe(("[surveys.s1]", '[surveys.s1]\nanchor = ["fe_h"]'), ("[surveys.s2]",
+        '[surveys.s2]\nanchor = ["fe_h"]')), "Every survey that reports 'fe_h' is an anchor", "nothing to calibrate"),
     "demo in use": (prepared(in_use, "demo", "--out", "{tmp}/out"), "out is in use"),
     "simulate in use": (prepared(in_use, *SIMULATE), "out is in use"),
     "simulate one star": (prepared(None, *SIMULATE, "--n-star", 1), "number of stars is 1", "at least 2"),

@@ -44,6 +44,7 @@ def set_in(whole, path, value):
         ("trend.0.decay", "fast", "'decay' must be of type float, not 'fast'"),
         ("trend.0.degree", True, "'degree' must be of type int, not True"),
         ("trend.0.per", "x1", "has per = 'x1', which has no levels"),
+        ("trend.0.covariates", ["x1", ""], "trend names an unknown covariate ''"),
         ("trend.0.covariates", [], "names neither covariates nor a category"),
         ("trend.0.surveys", ["s9"], "trend names an unknown survey 's9'"),
         ("trend.0.labels", ["fe"], "trend names an unknown label 'fe'"),
