@@ -81,7 +81,8 @@ def calibrate(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the verdict is printed, and the exit status says it again
         result = run(
-            recipe, data, out, seed=seed, chains=chains, draws=draws, warmup=warmup, resume=resume, device=device, progress=_say
+            recipe, data, out, seed=seed, chains=chains, draws=draws, warmup=warmup, resume=resume, device=device,
+            progress=_say,
         )  # fmt: skip
     if not result.passed:
         print(f"hbcal: DIAGNOSTICS FAILED, do not use this posterior: {result.diagnostics_text}", file=sys.stderr)
@@ -121,9 +122,8 @@ def predict(
     check_file(out, overwrite=overwrite)
     columns = _open(run).predict(query).columns
     write_table(out, columns, {}, {})
-    print(
-        f"wrote {out}: {len(columns['star'])} rows, {int((columns['reason'] != '').sum())} without an answer (see reason)"
-    )
+    n_without = int((columns["reason"] != "").sum())
+    print(f"wrote {out}: {len(columns['star'])} rows, {n_without} without an answer (see reason)")
 
 
 @app.command()
