@@ -149,8 +149,8 @@ def apply_draws(
 ) -> Applied:
     """z = y - delta - beta . phi(x), mixed over the posterior draws.
 
-    Per row and draw d the true label is N(y - shift_d, noise_d^2). The variance is split into ``err_star``^2, the mean of
-    noise_d^2 (independent between stars), and ``err_calibration``^2, the variance of shift_d (shared by all stars).
+    Per row and draw d the true label is N(y - shift_d, noise_d^2). The variance is split into ``err_star``^2, the mean
+    of noise_d^2 (independent between stars), and ``err_calibration``^2, the variance of shift_d (shared by all stars).
 
     Args:
         recipe, posterior, catalogue: of the run.
@@ -198,11 +198,18 @@ def apply_draws(
             reason[i] = "" if answered[i] and target.one_label else "; ".join(said)
     columns["extrapolated"] = np.where(answered, outside, np.nan)
     columns["reason"] = reason
-    units = {name: recipe.unit(label) for label in labels for name in columns if name == label or name.startswith(f"{label}_")}
+    units = {
+        name: recipe.unit(label)
+        for label in labels
+        for name in columns
+        if name == label or name.startswith(f"{label}_")
+    }
     return Applied(target.star, columns, units, value, covariance, labels, target.survey, scale)
 
 
-def _answerable(recipe: Recipe, catalogue: Catalogue, target: Target, d: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _answerable(
+    recipe: Recipe, catalogue: Catalogue, target: Target, d: Draws
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Which rows have an answer, why the others have none, and how far outside the fitted stars each lies."""
     n_row = len(target.star)
     y = target.value[d.label]
@@ -230,7 +237,9 @@ def _answerable(recipe: Recipe, catalogue: Catalogue, target: Target, d: Draws) 
         if tuple(cell) in supports:
             far[rows] = supports[tuple(cell)].distance(points[rows])
         else:
-            what = ", ".join(f"{c} {recipe.covariates[c].all_levels[int(k)]!r}" for c, k in zip(categories, cell, strict=True))
+            what = ", ".join(
+                f"{c} {recipe.covariates[c].all_levels[int(k)]!r}" for c, k in zip(categories, cell, strict=True)
+            )
             why[rows] = f"no fitted star has {what}"
     return why == "", why, np.where(why == "", far, np.nan)
 

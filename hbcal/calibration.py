@@ -65,8 +65,8 @@ def calibrate(
         The `Run`, also kept in `out`.
 
     Errors:
-        HbcalError for anything wrong with recipe, data or folder, before anything is written. A posterior that fails its
-        diagnostics is kept and warned about (`ConvergenceWarning`); `Run.diagnostics` says why.
+        HbcalError for anything wrong with recipe, data or folder, before anything is written. A posterior that fails
+        its diagnostics is kept and warned about (`ConvergenceWarning`); `Run.diagnostics` says why.
 
     Example:
         See the README; `tests/test_calibration.py` runs it.
@@ -79,7 +79,12 @@ def calibrate(
     prepared = prepare(recipe, catalogue)
     settings = _settings(recipe, prepared, seed, chains, draws, warmup, workers, device)
 
-    parts: dict[str, Any] = {"recipe": recipe.text, "data": catalogue.digest(), "settings": settings.identity(), "hbcal": __version__}
+    parts: dict[str, Any] = {
+        "recipe": recipe.text,
+        "data": catalogue.digest(),
+        "settings": settings.identity(),
+        "hbcal": __version__,
+    }
     mark: dict[str, Any] = {"identity": identity(parts)}
     mark["parts"] = {**parts, "recipe": identity({"text": recipe.text})}
     if (out / "run.json").exists():
@@ -116,7 +121,9 @@ def calibrate(
         shutil.rmtree(out / "chains")
     say(run.diagnostics_text)
     if not run.passed:
-        warnings.warn(f"The posterior in {out} failed its diagnostics: {run.diagnostics_text}", ConvergenceWarning, stacklevel=2)
+        warnings.warn(
+            f"The posterior in {out} failed its diagnostics: {run.diagnostics_text}", ConvergenceWarning, stacklevel=2
+        )
     return run
 
 
@@ -180,7 +187,10 @@ def _write(
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "sources": list(prepared.catalogue.sources),
         "left_out": dict(prepared.catalogue.left_out),
-        "scale": {l: "relative scale" if l in relative else "anchored on " + ", ".join(graph.anchored[l]) for l in graph.fitted},
+        "scale": {
+            l: "relative scale" if l in relative else "anchored on " + ", ".join(graph.anchored[l])
+            for l in graph.fitted
+        },
         "single": list(graph.single),
         "floor_sums_only": {k: list(v) for k, v in graph.sums.items()},
         "overlap": [vars(tie) for tie in graph.ties],

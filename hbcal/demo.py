@@ -45,13 +45,17 @@ def run_demo(out: Path, *, seed: int = 1, progress: Callable[[str], None] | None
                     continue
                 mean, sd = draws.mean(), draws.std()
                 rows.append((quantity, survey, label, true, mean, sd, (mean - true) / sd))
-                lines.append(
-                    f"{quantity:<12} {survey:<11} {label:<6} {true:>9.4g} {mean:>9.4g} {sd:>8.2g} {(mean - true) / sd:>6.2f}"
-                )
-    z = np.array([row[-1] for row in rows])
-    lines.append(f"rms of z over {len(z)} quantities: {np.sqrt((z**2).mean()):.2f} (1 where the posterior is true)")
+                z = (mean - true) / sd
+                lines.append(f"{quantity:<12} {survey:<11} {label:<6} {true:>9.4g} {mean:>9.4g} {sd:>8.2g} {z:>6.2f}")
+    scores = np.array([row[-1] for row in rows])
+    lines.append(
+        f"rms of z over {len(scores)} quantities: {np.sqrt((scores**2).mean()):.2f} (1 where the posterior is true)"
+    )
     names = ("quantity", "survey", "label", "truth", "mean", "sd", "z")
-    table = {n: np.array(c, dtype=object if n in names[:3] else float) for n, c in zip(names, zip(*rows, strict=True), strict=True)}
+    table = {
+        n: np.array(c, dtype=object if n in names[:3] else float)
+        for n, c in zip(names, zip(*rows, strict=True), strict=True)
+    }
     write_table(out / "recovery.csv", table, {}, {})
     applied = run.apply(out / "data" / "measurements.csv", "lowres")
     write_applied(applied, out / "lowres.csv")

@@ -130,7 +130,9 @@ def _usable(recipe: Recipe, catalogue: Catalogue, anchors: dict[str, tuple[str, 
 
 
 def _check_covariates(recipe: Recipe, survey: str, label: str, x: np.ndarray, reasons: Counter[str]) -> np.ndarray:
-    used = {c for terms in (trend_terms, floor_terms) for each in terms(recipe, survey, label, x).covariates for c in each}
+    used = {
+        c for terms in (trend_terms, floor_terms) for each in terms(recipe, survey, label, x).covariates for c in each
+    }
     keep = np.ones(len(x), bool)
     for c, (name, spec) in enumerate(recipe.covariates.items()):
         if name not in used:
@@ -140,11 +142,13 @@ def _check_covariates(recipe: Recipe, survey: str, label: str, x: np.ndarray, re
         where = f"covariate {name!r} of survey {survey!r}"
         if (missing | unknown).all():
             why = "missing" if missing.any() else f"not one of {', '.join(spec.all_levels)}"
-            raise HbcalError(f"The {where} is {why} for all {len(x)} stars with {label}: correct its column in the recipe.")
+            raise HbcalError(
+                f"The {where} is {why} for all {len(x)} stars with {label}: correct its column in the recipe."
+            )
         if not spec.levels and np.ptp(x[~missing, c]) == 0 and len(x) > 1:
             raise HbcalError(
-                f"The {where} is {x[~missing, c][0]:g} for all {int((~missing).sum())} stars with {label}: a trend in a "
-                "constant cannot be told from the zero point; take it out of the recipe."
+                f"The {where} is {x[~missing, c][0]:g} for all {int((~missing).sum())} stars with {label}: a trend in "
+                "a constant cannot be told from the zero point; take it out of the recipe."
             )
         reasons[f"{name} of {survey} missing"] += int((keep & missing).sum())
         reasons[f"{name} of {survey} not a known level"] += int((keep & unknown).sum())
@@ -164,14 +168,20 @@ class _Builder:
     def label(self, label: str) -> tuple[Label, np.ndarray, np.ndarray, np.ndarray]:
         cat, recipe = self.catalogue, self.recipe
         rows = np.flatnonzero(cat.label == cat.labels.index(label))
-        rows = rows[np.bincount(cat.star[rows], minlength=cat.n_star)[cat.star[rows]] > 1]  # one measurement ties nothing
+        rows = rows[
+            np.bincount(cat.star[rows], minlength=cat.n_star)[cat.star[rows]] > 1
+        ]  # one measurement ties nothing
         order = np.lexsort((cat.survey[rows], cat.star[rows]))
         rows = rows[order]
         anchors = {cat.surveys.index(s) for s in self.anchors[label]}
         present = [s for s in range(len(cat.surveys)) if (cat.survey[rows] == s).any()]
         free = [s for s in present if s not in anchors]
         visit = _visits(cat.star[rows], cat.survey[rows])
-        slots = [(s, v) for s in free + [s for s in present if s in anchors] for v in range(visit[cat.survey[rows] == s].max() + 1)]
+        slots = [
+            (s, v)
+            for s in free + [s for s in present if s in anchors]
+            for v in range(visit[cat.survey[rows] == s].max() + 1)
+        ]
         n_free = sum(s in free for s, _ in slots)
 
         stars, position = np.unique(cat.star[rows], return_inverse=True)
@@ -200,7 +210,7 @@ class _Builder:
         return out, np.concatenate(values), np.concatenate(where), expand
 
     def _coefficients(self, label, free, per):
-        """Free coefficients: one per (survey, term), or a zero-sum basis over the surveys where the gauge asks for it."""
+        """Free coefficients: one per (survey, term), or a zero-sum basis over the surveys where the gauge asks."""
         coefficient, weight, group = {}, [], []
         blocks = []
         star_level = dict(zip(self.catalogue.covariates, self.catalogue.star_level, strict=True))
@@ -246,7 +256,9 @@ class _Builder:
         code = np.stack([x[:, self.catalogue.covariates.index(c)] for c in categories], axis=1)
         out = []
         for combination in np.unique(code[~np.isnan(code).any(1)], axis=0):
-            here = {(c, self.recipe.covariates[c].all_levels[int(k)]) for c, k in zip(categories, combination, strict=True)}
+            here = {
+                (c, self.recipe.covariates[c].all_levels[int(k)]) for c, k in zip(categories, combination, strict=True)
+            }
             keep = [n for n in local if (lv := levels[n]) is None or lv[0] not in categories or lv in here]
             out.append(((code == combination).all(1), keep))
         lost = np.isnan(code).any(1)  # stars whose free surveys are all missing: they constrain noise only
@@ -322,8 +334,8 @@ def named_quantities(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[s
 
     Returns:
         ``offset``, ``error_scale``, ``floor`` (n_chain, n_draw, n_survey, n_label), ``trend`` (..., n_term - 1),
-        ``floor_trend`` (..., n_floor_term), ``prior_sd`` (n_chain, n_draw, n_scale), label units. NaN where a survey does
-        not report a label or has no such term; an anchor has offset 0, error scale 1 and floor 0.
+        ``floor_trend`` (..., n_floor_term), ``prior_sd`` (n_chain, n_draw, n_scale), label units. NaN where a survey
+        does not report a label or has no such term; an anchor has offset 0, error scale 1 and floor 0.
 
     Errors:
         KeyError when a site is missing.

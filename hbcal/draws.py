@@ -1,4 +1,4 @@
-"""Posterior draws of one (survey, label), and what they say about a measurement: the arithmetic of apply and predict."""
+"""Posterior draws of one (survey, label), and what they say about a measurement: what apply and predict compute."""
 
 from __future__ import annotations
 
@@ -90,7 +90,10 @@ def draws_of(recipe: Recipe, posterior: xr.Dataset, survey: str, label: str) -> 
     """
     one = posterior.sel(survey=survey, label=label)
     n = one["offset"].size  # not -1 below: a recipe without trends or floor terms has axes of length 0
-    flat = {k: one[k].to_numpy().reshape(n, *one[k].shape[2:]) for k in ("offset", "trend", "error_scale", "floor", "floor_trend")}
+    flat = {
+        k: one[k].to_numpy().reshape(n, *one[k].shape[2:])
+        for k in ("offset", "trend", "error_scale", "floor", "floor_trend")
+    }
     pick = np.unique(np.linspace(0, n - 1, min(n, MOST_DRAWS)).astype(int))
     flat = {k: v[pick] for k, v in flat.items()}
     if np.isnan(flat["offset"]).all():
@@ -104,7 +107,9 @@ def draws_of(recipe: Recipe, posterior: xr.Dataset, survey: str, label: str) -> 
         trend = flat["trend"][:, [where[name] for name in names if name in where]]
         coefficient = np.column_stack([flat["offset"], np.nan_to_num(trend)])
     floor_names = floor_terms(recipe, survey, label, empty).names if not is_anchor else []
-    floor_where = {str(t): i for i, t in enumerate(posterior["floor_term"].values)} if "floor_term" in posterior.coords else {}
+    floor_where = (
+        {str(t): i for i, t in enumerate(posterior["floor_term"].values)} if "floor_term" in posterior.coords else {}
+    )
     gamma = np.nan_to_num(flat["floor_trend"][:, [floor_where[name] for name in floor_names if name in floor_where]])
     scale = np.where(np.isnan(flat["error_scale"]), 1.0, flat["error_scale"])
     return Draws(recipe, survey, label, coefficient, scale, np.nan_to_num(flat["floor"]), gamma)

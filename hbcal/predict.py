@@ -26,8 +26,8 @@ class Predicted:
 def predict_draws(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, query: Query) -> Predicted:
     """y_new = z_i + delta_s + beta_s . phi(x_is) + noise, with z_i from every measurement of the star in the run.
 
-    Per draw, z_i ~ N(sum_t w_t r_t / W, 1 / W) with r_t = y_t - shift_t and w_t = 1 / noise_t^2; the new measurement adds
-    its own shift and noise. A row without an error is given the survey's median error.
+    Per draw, z_i ~ N(sum_t w_t r_t / W, 1 / W) with r_t = y_t - shift_t and w_t = 1 / noise_t^2; the new measurement
+    adds its own shift and noise. A row without an error is given the survey's median error.
 
     Args:
         recipe, posterior, catalogue: of the run.

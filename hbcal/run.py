@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from hbcal._errors import HbcalError, closest
-from hbcal.apply import Applied, apply_draws, calibration_covariance
+from hbcal.apply import LEVELS, Applied, apply_draws, calibration_covariance
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Query, Target, read_query, read_target
 from hbcal.catalogue.write import check_file, write_table
@@ -102,7 +102,9 @@ class Run:
             raise HbcalError(f"The run knows no survey {survey!r}{closest(survey, self.recipe.surveys)}.")
         fitted = self.calibrated_labels(survey)
         if not fitted:
-            raise HbcalError(f"The run in {self.path} calibrated no label of survey {survey!r}: it had no data to do so.")
+            raise HbcalError(
+                f"The run in {self.path} calibrated no label of survey {survey!r}: it had no data to do so."
+            )
         return read_target(self.recipe, Path(source), survey, fitted, self.catalogue)
 
     def predict(self, source: str | Path | Query) -> Predicted:
@@ -174,7 +176,7 @@ class Run:
                     "quantity": str(name), "survey": where.get("survey", ""), "label": label,
                     "term": where.get("term", where.get("floor_term", where.get("scale", ""))), "unit": unit,
                     "mean": draws.mean(), "sd": draws.std(),
-                    **dict(zip(("q025", "q16", "q50", "q84", "q975"), np.quantile(draws, (0.025, 0.1587, 0.5, 0.8413, 0.975)), strict=True)),
+                    **dict(zip(LEVELS, np.quantile(draws, tuple(LEVELS.values())), strict=True)),
                     **{k: float(v[at]) for k, v in stats[str(name)].items()},
                 }  # fmt: skip
                 for key, value in row.items():
@@ -217,13 +219,15 @@ def open_run(path: str | Path) -> Run:
         HbcalError when the folder is not a finished run, or its posterior is damaged.
 
     Example:
-        >>> open_run("nowhere")
+        >>> open_run("nowhere")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        hbcal._errors.HbcalError: nowhere is not a finished run of hbcal: it lacks posterior.nc; finish it with calibrate --resume.
+        hbcal._errors.HbcalError: nowhere is not a finished run of hbcal: it lacks posterior.nc; ...
     """
     path = Path(path)
     if not (path / "posterior.nc").is_file() or not (path / "recipe.toml").is_file():
-        raise HbcalError(f"{path} is not a finished run of hbcal: it lacks posterior.nc; finish it with calibrate --resume.")
+        raise HbcalError(
+            f"{path} is not a finished run of hbcal: it lacks posterior.nc; finish it with calibrate --resume."
+        )
     try:
         with xr.open_datatree(path / "posterior.nc", engine="h5netcdf") as tree:
             tree = tree.load()
@@ -231,7 +235,9 @@ def open_run(path: str | Path) -> Run:
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, HbcalError):
             raise
-        raise HbcalError(f"{path / 'posterior.nc'} cannot be read ({error}): it is damaged; run calibrate again.") from None
+        raise HbcalError(
+            f"{path / 'posterior.nc'} cannot be read ({error}): it is damaged; run calibrate again."
+        ) from None
 
 
 def write_applied(applied: Applied, path: Path, *, overwrite: bool = False) -> None:

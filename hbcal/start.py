@@ -97,7 +97,7 @@ class Start:
 
 
 def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
-    """The posterior's mode, from least squares; with `clip`, without measurements that far from the others of their star.
+    """The posterior's mode, from least squares; with `clip`, without measurements that far from their star's others.
 
     The mode and the set are found in turn until the set stays; at most one measurement of a star goes at a time, never
     an anchor's where another can.
@@ -118,7 +118,9 @@ def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
     design = prepared.design
     start = least_squares_start(prepared)
     mode = Mode(Task(crosscal, (design, prepared.y), {"priors": priors_of(prepared)}, start))
-    coefficients = jax.jit(lambda sites, design, y: draw_coefficients(jax.random.PRNGKey(0), sites, design, y, white=0.0))
+    coefficients = jax.jit(
+        lambda sites, design, y: draw_coefficients(jax.random.PRNGKey(0), sites, design, y, white=0.0)
+    )
     out = np.zeros(0, int)
     for _ in range(8):
         masked = _without(prepared, out)
@@ -129,7 +131,9 @@ def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
         found = []
         for i, (label, use) in enumerate(zip(design.labels, masked.labels, strict=True)):
             where = _cut(label.blocks, prepared.rows[i])
-            for block, kept, y, row in zip(label.blocks, use.blocks, _cut(label.blocks, prepared.y[i]), where, strict=True):
+            for block, kept, y, row in zip(
+                label.blocks, use.blocks, _cut(label.blocks, prepared.y[i]), where, strict=True
+            ):
                 var = np.asarray(_variance(block, sites))
                 shift = _shift(block, np.asarray(theta[f"coef_{label.name}"]))
                 delta, spare = _against_others(
@@ -145,7 +149,9 @@ def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
 
 def _variance(block, sites):
     n = len(sites.get("floor", ()))
-    return block.variance(sites.get("error_scale", np.zeros(0)), sites.get("floor"), sites.get("floor_trend", np.zeros((n, 0))))
+    return block.variance(
+        sites.get("error_scale", np.zeros(0)), sites.get("floor"), sites.get("floor_trend", np.zeros((n, 0)))
+    )
 
 
 def _worst(delta, var, block, clip):

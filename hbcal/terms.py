@@ -81,12 +81,12 @@ def trend_terms(recipe: Recipe, survey: str, label: str, x: np.ndarray) -> Terms
     out = Terms(np.ones((len(x), 1)), [OFFSET], np.ones(1), [OFFSET], [None], [()])
     for i, spec in enumerate(recipe.trend):
         if _concerns(spec, survey, label):
-            out = _join(out, _columns(recipe, spec, x, f"trend{i}", skip_first=False))
+            out = _join(out, _columns(recipe, spec, x, f"trend{i}"))
     return out
 
 
 def floor_terms(recipe: Recipe, survey: str, label: str, x: np.ndarray) -> Terms:
-    """The columns of the log floor; with a category, relative to its first level.
+    """The columns of the log floor.
 
     Args:
         recipe: with its floors.
@@ -107,7 +107,7 @@ def floor_terms(recipe: Recipe, survey: str, label: str, x: np.ndarray) -> Terms
     out = Terms(np.ones((len(x), 0)), [], np.ones(0), [], [], [])
     for i, spec in enumerate(recipe.floor):
         if _concerns(spec, survey, label):
-            out = _join(out, _columns(recipe, spec, x, f"floor{i}", skip_first=True))
+            out = _join(out, _columns(recipe, spec, x, f"floor{i}"))
     return out
 
 
@@ -115,7 +115,11 @@ def _concerns(spec: TrendSpec | FloorSpec, survey: str, label: str) -> bool:
     return (not spec.surveys or survey in spec.surveys) and (not spec.labels or label in spec.labels)
 
 
-def _columns(recipe: Recipe, spec: TrendSpec | FloorSpec, x: np.ndarray, group: str, *, skip_first: bool) -> Terms:
+def _columns(recipe: Recipe, spec: TrendSpec | FloorSpec, x: np.ndarray, group: str) -> Terms:
+    """Columns of one spec; with a category, each level has its own, and all but the first a constant of their own.
+
+    So the zero point (and the floor) is that of the first level at the reference of the covariates.
+    """
     u = standardised(recipe, x)
     if spec.covariates:
         base = _basis(spec.basis, np.stack([u[c] for c in spec.covariates], axis=1), spec.covariates, spec.options)
@@ -128,7 +132,7 @@ def _columns(recipe: Recipe, spec: TrendSpec | FloorSpec, x: np.ndarray, group: 
     parts: list[Terms] = []
     for k, level in enumerate(recipe.covariates[spec.per].all_levels):
         here = np.where(np.isnan(level_of), np.nan, (level_of == k).astype(float))
-        own = [] if skip_first and k == 0 else [f"{spec.per}={level}"]
+        own = [] if k == 0 else [f"{spec.per}={level}"]
         names = own + [f"{name}:{spec.per}={level}" for name in base.names]
         values = np.concatenate([np.ones((len(x), len(own))), base.values], axis=1)
         values = np.where(here[:, None] == 0, 0.0, values * here[:, None])  # 0 * NaN of another level's star is 0

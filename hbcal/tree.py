@@ -81,7 +81,9 @@ def build_tree(
     )
     text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in attrs.items()}
     groups = {"posterior": xr.Dataset(posterior, attrs=text), "sample_stats": sample_stats}
-    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=text), **groups, "observed_data": observed, "constant_data": constant})
+    return xr.DataTree.from_dict(
+        {"/": xr.Dataset(attrs=text), **groups, "observed_data": observed, "constant_data": constant}
+    )
 
 
 def catalogue_of(tree: xr.DataTree) -> Catalogue:

@@ -76,10 +76,9 @@ class FlatStars(dist.Distribution):
 
     def grams(self, value: Array) -> list[Gram]:
         """The quadratic form in the coefficients, block by block."""
-        tables = split(self.blocks, value)
-        return [
-            gram(y, b.seen, v, b.phi, b.spread) for b, v, y in zip(self.blocks, self.variances, tables, strict=True)
-        ]
+        blocks = jax.tree.map(jnp.asarray, self.blocks)
+        tables = split(blocks, value)
+        return [gram(y, b.seen, v, b.phi, b.spread) for b, v, y in zip(blocks, self.variances, tables, strict=True)]
 
     def log_prob(self, value: Array) -> Array:
         """log p(y | noise, prior sd), see `hbcal.numerics.collapse`."""

@@ -118,7 +118,10 @@ def diagnose(posterior: xr.Dataset, stats: xr.Dataset) -> Diagnostics:
                 pick = np.nanargmax(values) if kind == "r_hat" else np.nanargmin(values)
                 at = np.unravel_index(pick, values.shape)
                 if (values[at] > worst[kind][0]) == (kind == "r_hat"):
-                    where = [str(posterior[d].values[i]) if d in posterior.coords else str(i) for d, i in zip(dims, at, strict=True)]
+                    where = [
+                        str(posterior[d].values[i]) if d in posterior.coords else str(i)
+                        for d, i in zip(dims, at, strict=True)
+                    ]
                     worst[kind] = (float(values[at]), f"{name}[{', '.join(where)}]" if where else name)
     energy = stats["energy"].transpose("chain", "draw").to_numpy()
     spread = energy.var(axis=1)
@@ -136,6 +139,4 @@ def diagnose(posterior: xr.Dataset, stats: xr.Dataset) -> Diagnostics:
         failures.append(f"{divergences} divergent transitions")
     if not bfmi >= BFMI_LEAST:
         failures.append(f"E-BFMI is {bfmi:.2f}, less than {BFMI_LEAST}")
-    return Diagnostics(
-        r_hat, r_of, bulk, bulk_of, tail, tail_of, divergences, bfmi, n_quantity, tuple(failures)
-    )
+    return Diagnostics(r_hat, r_of, bulk, bulk_of, tail, tail_of, divergences, bfmi, n_quantity, tuple(failures))

@@ -37,12 +37,14 @@ class Mode:
                 value, grad = self._value_and_grad(flat, args)
                 return float(value), np.asarray(grad)
 
-            found = minimize(objective, np.asarray(self._at), jac=True, method="L-BFGS-B", options={"maxiter": max_steps})
+            found = minimize(
+                objective, np.asarray(self._at), jac=True, method="L-BFGS-B", options={"maxiter": max_steps}
+            )
             self._at = found.x
         return {k: np.asarray(v) for k, v in self._sites(self._at, args).items()}
 
     def inverse_mass(self, args: tuple[Any, ...]) -> np.ndarray:
-        """Laplace's covariance at the mode, unconstrained, sites in alphabetical order: NUTS starts with it as its metric.
+        """Laplace's covariance at the mode, unconstrained, sites in alphabetical order; NUTS starts with it.
 
         Directions in which the energy is not convex get unit variance.
         """

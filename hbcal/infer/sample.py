@@ -83,9 +83,7 @@ def _run_workers(task: Task, settings: Settings, folder: Path, n_workers: int, p
     (folder / "task.pkl").unlink(missing_ok=True)
 
 
-def _wait(
-    workers: list[Any], logs: list[Path], settings: Settings, folder: Path, progress: Progress | None
-) -> None:
+def _wait(workers: list[Any], logs: list[Path], settings: Settings, folder: Path, progress: Progress | None) -> None:
     total, shown, begun = settings.warmup + settings.draws, -1, time.monotonic()
     while True:
         codes = [worker.poll() for worker in workers]

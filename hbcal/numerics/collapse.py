@@ -1,7 +1,7 @@
 """The likelihood with every star integrated out, and with the calibration coefficients integrated out too.
 
-One label, one block of stars. Slot s of star i holds a measurement y_is of variance V_is with design row phi_is, so that
-y_is = z_i + phi_is . b_s + noise. With a flat z_i, w = 1/V on the measurements that exist, W = sum_s w_s and
+One label, one block of stars. Slot s of star i holds a measurement y_is of variance V_is with design row phi_is, so
+that y_is = z_i + phi_is . b_s + noise. With a flat z_i, w = 1/V on the measurements that exist, W = sum_s w_s and
 K = diag(w) - w w^T / W,
 
     log p_i = -1/2 [ sum_s log 2 pi V_s - log 2 pi + log W + r^T K r ],      r_s = y_s - phi_s . b_s .
@@ -23,7 +23,7 @@ LOG_2PI = 1.8378770664093453
 
 @pytree
 class Gram:
-    """What a set of stars says about the coefficients: log p(y | b) = const - 1/2 (square - 2 b.linear + b.precision.b).
+    """What stars say about the coefficients: log p(y | b) = const - 1/2 (square - 2 b.linear + b.precision.b).
 
     Attributes:
         precision: sum_i phi_i^T K_i phi_i, shape (n_coef, n_coef), 1/unit^2 of the coefficients.

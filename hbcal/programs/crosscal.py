@@ -35,7 +35,7 @@ class Label:
 
     def prior_sd(self, scales: Float[AnyArray, " n_scale"]) -> Float[Array, " n_coef"]:
         """Prior sd of each coefficient, label unit."""
-        return self.weight * (self.fixed_sd + self.learnt_sd @ scales)
+        return jnp.asarray(self.weight) * (self.fixed_sd + self.learnt_sd @ scales)
 
 
 @pytree
@@ -64,7 +64,7 @@ class Priors:
     floor_trend: float = 0.5
 
 
-def crosscal(design: Design, y: tuple[Array, ...] | None = None, *, priors: Priors = Priors()) -> tuple[Array, ...]:  # noqa: B008
+def crosscal(design: Design, y: tuple[Array, ...] | None = None, *, priors: Priors = Priors()) -> tuple[Array, ...]:
     """Zero points, trends, error scales and floors of surveys that share stars.
 
         y_isl = z_il + delta_sl + sum_k beta_slk phi_k(x_is) + noise
@@ -155,7 +155,5 @@ def draw_coefficients(
     for label, measured, label_key in zip(design.labels, y, jax.random.split(key, len(design.labels)), strict=True):
         variances = [b.variance(error_scale, floor, floor_trend) for b in label.blocks]
         mean, factor = FlatStars(label.blocks, tuple(variances), label.prior_sd(scales)).conditional(measured)
-        draws[f"coef_{label.name}"] = conditional_draw(
-            mean, factor, white * jax.random.normal(label_key, mean.shape)
-        )
+        draws[f"coef_{label.name}"] = conditional_draw(mean, factor, white * jax.random.normal(label_key, mean.shape))
     return draws
