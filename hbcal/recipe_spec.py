@@ -74,6 +74,7 @@ class ColumnSpec:
     column: str
     survey: str = ""
     unit: str = ""
+    transform: Literal["none", "log10"] = "none"
 
 
 @dataclass(frozen=True)

@@ -306,6 +306,7 @@ def _covariate_columns(recipe: Recipe, cat: Catalogue, entry: Any) -> dict[str, 
     out = {}
     for name, spec in entry.covariates.items():
         x = cat.x[:, cat.surveys.index(spec.survey) if spec.survey else 0, cat.covariates.index(name)]
+        x = 10.0**x if spec.transform == "log10" else x
         levels = np.array([*recipe.covariates[name].levels, ""], dtype=object)
         out[spec.column] = (
             levels[np.minimum(np.nan_to_num(x, nan=99), len(levels) - 1).astype(int)] if len(levels) > 1 else x

@@ -33,7 +33,10 @@ def observe(recipe: Recipe, folder: Path) -> Catalogue:
         HbcalError for anything wrong with a file, a column or a number: what, where, how many, what to do.
 
     Example:
-        See `tests/catalogue/test_observe.py`.
+        >>> from hbcal import load_recipe
+        >>> catalogue = observe(load_recipe("textbook"), tiny_folder())
+        >>> catalogue.surveys, catalogue.x.shape[1:]  # covariates per star and survey: x1, x2
+        (('s0', 's1', 's2'), (3, 2))
     """
     if folder.is_file():
         raise HbcalError(f"The data folder {folder} is a file: --data names a folder.")
@@ -59,7 +62,7 @@ def observe(recipe: Recipe, folder: Path) -> Catalogue:
         elif entry.layout == "wide":
             frames += wide_rows(entry, columns, recipe)
         for name, spec in entry.covariates.items():
-            u = read_covariate(columns, spec.column, spec.unit, name, recipe.covariates[name])
+            u = read_covariate(columns, spec, recipe.covariates[name])
             tables.append(pd.DataFrame({"star": ids, "survey": spec.survey, "name": name, "x": u}))
     if not frames:
         raise HbcalError(f"The recipe {recipe.name!r} names no file with measurements: add a long or a wide one.")
@@ -86,7 +89,10 @@ def wanted_columns(entry: DataSpec, path: Path, recipe: Recipe) -> dict[str, Kin
         HbcalError when the file cannot be opened.
 
     Example:
-        See `tests/catalogue/test_observe.py`.
+        >>> from hbcal import load_recipe
+        >>> recipe = load_recipe("textbook")
+        >>> wanted_columns(recipe.data[1], tiny_folder() / "stars.parquet", recipe)
+        {'star': 'text', 'x1': 'number', 'x2': 'number'}
     """
     wanted: dict[str, Kind] = {_star_column(entry): "text"}
     if entry.layout == "long":
@@ -146,7 +152,12 @@ def long_rows(entry: DataSpec, columns: Columns, recipe: Recipe) -> pd.DataFrame
         HbcalError for a negative or zero or infinite error, an unknown survey or label.
 
     Example:
-        See `tests/catalogue/test_observe.py`.
+        >>> from hbcal import load_recipe
+        >>> recipe = load_recipe("textbook")
+        >>> wanted = wanted_columns(recipe.data[0], tiny_folder() / "observations.parquet", recipe)
+        >>> columns = read_columns(tiny_folder() / "observations.parquet", wanted)
+        >>> list(long_rows(recipe.data[0], columns, recipe))
+        ['star', 'survey', 'label', 'value', 'error', 'file', 'row']
     """
     named = {role: entry.columns.get(role, role) for role in LONG} | {"star": _star_column(entry)}
     get = {role: columns.values.get(name) for role, name in named.items()}
@@ -184,7 +195,13 @@ def long_error(entry: DataSpec, columns: Columns) -> tuple[np.ndarray, str]:
         HbcalError for negative, zero or infinite errors, or one of the two asymmetric errors without the other.
 
     Example:
-        See `tests/catalogue/test_observe.py`.
+        >>> from hbcal import load_recipe
+        >>> recipe = load_recipe("textbook")
+        >>> wanted = wanted_columns(recipe.data[0], tiny_folder() / "observations.parquet", recipe)
+        >>> columns = read_columns(tiny_folder() / "observations.parquet", wanted)
+        >>> error, unit = long_error(recipe.data[0], columns)
+        >>> error.shape == (columns.n_row,), unit  # the file states no unit
+        (True, '')
     """
     named = {role: entry.columns.get(role, role) for role in ("error", "error_lower", "error_upper")}
     there = {role: columns.values[name] for role, name in named.items() if name in columns.values}
@@ -218,7 +235,12 @@ def wide_rows(entry: DataSpec, columns: Columns, recipe: Recipe) -> list[pd.Data
         HbcalError for bad errors, or values that a transform cannot take.
 
     Example:
-        See `tests/catalogue/test_observe.py`.
+        >>> from hbcal import load_recipe
+        >>> recipe, one = load_recipe("kepler_giants"), np.ones(1)
+        >>> values = {"KIC_ID": np.array(["1"]), "LOGG_FIT": 2.5 * one, "LOGG_SEIS": 2.4 * one, "SIG_LOGG_SEIS": 0.01 * one}
+        >>> frames = wide_rows(recipe.data[0], Columns(Path("giants.csv"), values, {}, np.array([1])), recipe)
+        >>> [(str(f["survey"][0]), float(f["value"][0]), float(f["error"][0])) for f in frames]
+        [('apogee', 2.5, nan), ('seismology', 2.4, 0.01)]
     """
     frames = []
     for m in entry.measurements:
@@ -258,7 +280,11 @@ def check_rows(rows: pd.DataFrame, recipe: Recipe, left_out: Counter[str]) -> pd
         HbcalError for infinite values, a wrong unit, exact copies of a measurement.
 
     Example:
-        See `tests/catalogue/test_observe.py`.
+        >>> from hbcal import load_recipe
+        >>> rows = pd.DataFrame({"star": ["a", "b"], "survey": "s1", "label": "fe_h", "value": [0.1, np.nan]})
+        >>> rows, left_out = rows.assign(error=0.05, file="observations.csv", row=[1, 2]), Counter()
+        >>> len(check_rows(rows, load_recipe("textbook"), left_out)), left_out["no value"]
+        (1, 1)
     """
     for (survey, label), at in rows.groupby(["survey", "label"], sort=False).groups.items():
         where = f"{label} of survey {survey!r} in {rows.loc[at[0], 'file']}"

@@ -61,7 +61,11 @@ def read_target(recipe: Recipe, path: Path, survey: str, fitted: tuple[str, ...]
         HbcalError for an unknown survey, missing columns, bad errors, a wrong unit.
 
     Example:
-        See `tests/test_run.py`.
+        >>> run = tiny_run()
+        >>> path = tiny_folder() / "observations.parquet"
+        >>> target = read_target(run.recipe, path, "s1", ("fe_h",), run.catalogue)
+        >>> target.x.shape == (len(target.star), 2), sorted(set(target.reason))
+        (True, ['', 'not a row of s1'])
     """
     if survey not in recipe.surveys:
         raise HbcalError(f"The run knows no survey {survey!r}{closest(survey, recipe.surveys)}.")
@@ -101,7 +105,7 @@ def read_target(recipe: Recipe, path: Path, survey: str, fitted: tuple[str, ...]
     for c, (name, spec) in enumerate(recipe.covariates.items()):
         column = covariates[name]
         if column is not None:
-            x[:, c] = read_covariate(columns, column.column, column.unit, name, spec)
+            x[:, c] = read_covariate(columns, column, spec)
         elif spec.own in value:
             x[:, c] = value[spec.own]
         stored = np.where(at >= 0, known.x[at, s, c], np.nan)
@@ -238,7 +242,11 @@ def read_query(path: Path) -> Query:
         HbcalError for missing columns or bad errors.
 
     Example:
-        See `tests/test_run.py`.
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "q.csv").write_text("star,survey,label\\nstar01,s2,fe_h\\n")
+        ...     read_query(Path(folder) / "q.csv").error.tolist()  # no such column: the survey's typical error
+        [nan]
     """
     wanted: dict[str, Kind] = {"star": "text", "survey": "text", "label": "text"}
     if path.is_file() and "error" in column_names(path):

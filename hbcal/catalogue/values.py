@@ -6,7 +6,7 @@ import numpy as np
 
 from hbcal._errors import HbcalError
 from hbcal.catalogue.read import Columns
-from hbcal.recipe import CovariateSpec
+from hbcal.recipe import ColumnSpec, CovariateSpec
 
 
 def to_unit(values: np.ndarray, have: str, want: str, what: str) -> np.ndarray:
@@ -85,27 +85,28 @@ def check_errors(error: np.ndarray, name: str, file: str, row: np.ndarray | None
             )
 
 
-def read_covariate(columns: Columns, column: str, unit: str, name: str, spec: CovariateSpec) -> np.ndarray:
+def read_covariate(columns: Columns, column: ColumnSpec, spec: CovariateSpec) -> np.ndarray:
     """A covariate's column as numbers: converted to its unit, or the number of its level, or 0/1 for flags.
 
     Args:
         columns: what was read.
-        column: the column's name.
-        unit: stated by the recipe for a file that states none.
-        name: of the covariate.
-        spec: its declaration.
+        column: where it is, in what unit, and whether its log10 is meant.
+        spec: the covariate's declaration.
 
     Returns:
         Array (n_row,) with NaN where missing; a level the recipe does not know is -1.
 
     Errors:
-        HbcalError when more than half of the values lie outside the declared range, or one is infinite.
+        HbcalError when more than half of the values lie outside the declared range, one is infinite, or has no log10.
 
     Example:
-        See `tests/catalogue/test_observe.py`.
+        >>> from pathlib import Path
+        >>> table = Columns(Path("t.csv"), {"period": np.array([10.0, 100.0])}, {}, 2)
+        >>> read_covariate(table, ColumnSpec("period", transform="log10"), CovariateSpec()).tolist()
+        [1.0, 2.0]
     """
-    raw = columns.values[column]
-    where = f"column {column!r} of {columns.path.name}"
+    raw = columns.values[column.column]
+    where = f"column {column.column!r} of {columns.path.name}"
     if spec.levels:
         number = {level: float(i) for i, level in enumerate(spec.all_levels)}
         missing = number[spec.missing] if spec.missing else np.nan
@@ -114,7 +115,13 @@ def read_covariate(columns: Columns, column: str, unit: str, name: str, spec: Co
         mask = sum(1 << bit for bit in spec.bits)
         flags = in_range(raw, (0.0, 2.0**53), where, "")[0]  # the integers that a float64 holds exactly
         return np.array([np.nan if np.isnan(v) else float(bool(int(v) & mask)) for v in flags])
-    value = to_unit(raw, unit or columns.units.get(column, ""), spec.unit, where)
+    if column.transform == "log10":
+        bad = int((raw <= 0).sum())
+        if bad:
+            raise HbcalError(f"The {where} has {bad} value(s) <= 0, of which log10 cannot be taken: empty them.")
+        value = np.log10(raw)
+    else:
+        value = to_unit(raw, column.unit or columns.units.get(column.column, ""), spec.unit, where)
     return in_range(value, spec.range, where, spec.unit)[0]
 
 
