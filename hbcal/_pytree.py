@@ -11,9 +11,6 @@ from typing import Any, dataclass_transform
 
 import jax
 
-# Double precision everywhere, stated once: a calibration of 10^6 stars is known to more digits than float32 has.
-jax.config.update("jax_enable_x64", True)
-
 
 def static(**kwargs: Any) -> Any:
     """Mark a field as static: part of the tree's structure, hashed, never traced.

@@ -84,8 +84,8 @@ def spline(u: np.ndarray, names: list[str], *, knots: int = 5, low: float = -2.0
     drop = np.linalg.qr(np.column_stack([grid, np.eye(n_spline)[:, 1:]]))[0][:, 1:]
     values, terms = [], []
     for j, name in enumerate(names):
-        inside = np.clip(u[:, j], low, high)
-        values.append(BSpline.design_matrix(inside, t, 3).toarray() @ drop)
+        inside = np.append(np.clip(u[:, j], low, high), low)  # scipy refuses no rows at all: one more, then dropped
+        values.append(BSpline.design_matrix(inside, t, 3).toarray()[:-1] @ drop)
         terms += [f"spline({name}){k}" for k in range(n_spline - 1)]
     return Columns(np.concatenate(values, axis=1), terms, np.ones(len(terms)))
 

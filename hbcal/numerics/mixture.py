@@ -35,15 +35,16 @@ def mixture_quantiles(
     low = jnp.broadcast_to((mean - 9.0 * sd).min(1)[:, None], n)
     high = jnp.broadcast_to((mean + 9.0 * sd).max(1)[:, None], n)
     width = jnp.sqrt(mean.var(1) + (sd**2).mean(1))[:, None]
-    guess = jnp.clip(mean.mean(1)[:, None] + width * ndtri(levels), low, high)
+    guess = jnp.clip(mean.mean(1)[:, None] + width * ndtri(levels)[None], low, high)
 
     def newton(_, bracket):
         low, high, guess = bracket
         t = (guess[:, None, :] - mean[:, :, None]) / sd[:, :, None]
-        excess = ndtr(t).mean(1) - levels
+        excess = ndtr(t).mean(1) - levels[None]
         slope = (jnp.exp(-0.5 * t**2) / sd[:, :, None]).mean(1) / 2.5066282746310002
         low, high = jnp.where(excess < 0, guess, low), jnp.where(excess < 0, high, guess)
         step = guess - excess / slope
-        return low, high, jnp.where((step > low) & (step < high), step, 0.5 * (low + high))
+        # ends included: a guess that is right already is an end of its own bracket, and must stay
+        return low, high, jnp.where((step >= low) & (step <= high), step, 0.5 * (low + high))
 
     return jax.lax.fori_loop(0, 12, newton, (low, high, guess))[2]
