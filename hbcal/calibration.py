@@ -27,7 +27,7 @@ from hbcal.infer.task import Settings, Task
 from hbcal.programs.crosscal import crosscal, draw_coefficients
 from hbcal.recipe import Recipe, load_recipe
 from hbcal.run import Run, open_run
-from hbcal.start import Start, find_start, priors_of
+from hbcal.start import FOLD, Start, find_start, priors_of
 from hbcal.tree import build_tree
 
 
@@ -69,7 +69,12 @@ def calibrate(
         its diagnostics is kept and warned about (`ConvergenceWarning`); `Run.diagnostics` says why.
 
     Example:
-        See the README; `tests/test_calibration.py` runs it.
+        >>> import tempfile
+        >>> settings = {"chains": 4, "warmup": 300, "draws": 1000, "workers": 0}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = calibrate(tiny_run().recipe, tiny_sky().catalogue, Path(folder) / "run", **settings)
+        ...     dict(run.posterior["trend"].sizes), run.passed
+        ({'chain': 4, 'draw': 1000, 'survey': 3, 'label': 1, 'term': 2}, True)
     """
     say = progress or (lambda text: None)
     out = Path(out)
@@ -115,7 +120,7 @@ def calibrate(
             say(f"left out: {n} measurements, {reason}")
         say(f"sampling on the {settings.platform}: {settings.chains} chains of {settings.warmup} + {settings.draws}")
         data_and_priors = (prepared.design, prepared.y), {"priors": priors_of(prepared)}
-        task = Task(crosscal, *data_and_priors, start.sites, draw_coefficients, start.inverse_mass)
+        task = Task(crosscal, *data_and_priors, start.sites, draw_coefficients, start.inverse_mass, FOLD)
         sites, stats = sample(task, settings, out / "chains", progress=say)
         run = _write(out, prepared, sites, stats, settings, mark["identity"], begun)
         shutil.rmtree(out / "chains")

@@ -12,6 +12,8 @@ from hbcal.infer.optimise import Mode
 from hbcal.infer.task import Task
 from hbcal.programs.crosscal import Priors, crosscal, draw_coefficients
 
+FOLD = ("floor",)
+
 
 def priors_of(prepared: Prepared) -> Priors:
     """The program's priors as the recipe states them.
@@ -26,7 +28,8 @@ def priors_of(prepared: Prepared) -> Priors:
         None.
 
     Example:
-        See `tests/test_start.py`.
+        >>> priors_of(tiny_prepared()).error_scale
+        0.3
     """
     return Priors(prepared.recipe.priors.error_scale, prepared.recipe.priors.floor_trend)
 
@@ -47,7 +50,8 @@ def least_squares_start(prepared: Prepared) -> dict[str, np.ndarray]:
         None.
 
     Example:
-        See `tests/test_start.py`.
+        >>> {name: value.shape for name, value in least_squares_start(tiny_prepared()).items()}
+        {'error_scale': (2,), 'floor': (2,)}
     """
     design = prepared.design
     floor = np.asarray(design.floor_unit, float) * 0.5
@@ -113,11 +117,13 @@ def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
         None.
 
     Example:
-        See `tests/test_start.py`.
+        >>> start = find_start(tiny_prepared(), clip=5.0)
+        >>> start.inverse_mass.shape, len(start.clipped)  # two error scales and two floors; no outlier
+        ((4, 4), 0)
     """
     design = prepared.design
     start = least_squares_start(prepared)
-    mode = Mode(Task(crosscal, (design, prepared.y), {"priors": priors_of(prepared)}, start))
+    mode = Mode(Task(crosscal, (design, prepared.y), {"priors": priors_of(prepared)}, start, fold=FOLD))
     coefficients = jax.jit(
         lambda sites, design, y: draw_coefficients(jax.random.PRNGKey(0), sites, design, y, white=0.0)
     )

@@ -106,7 +106,11 @@ def diagnose(posterior: xr.Dataset, stats: xr.Dataset) -> Diagnostics:
         None: what cannot be computed counts as failed.
 
     Example:
-        See `tests/infer/test_diagnose.py`.
+        >>> rng = np.random.default_rng(0)
+        >>> dims, x, energy = ("chain", "draw"), rng.normal(size=(4, 500)), rng.normal(size=(4, 500))
+        >>> stats = xr.Dataset({"diverging": (dims, x > 99), "energy": (dims, energy)})
+        >>> diagnose(xr.Dataset({"x": (dims, x)}), stats).passed
+        True
     """
     worst = {"r_hat": (-np.inf, "none"), "ess_bulk": (np.inf, "none"), "ess_tail": (np.inf, "none")}
     n_quantity = 0

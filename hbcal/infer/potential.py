@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import reparam, seed, substitute, trace
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
 from hbcal._typing import Array
+from hbcal.infer.fold import SUFFIX, Fold
 from hbcal.infer.task import Task
 
 
@@ -27,26 +28,28 @@ class Potential:
 
     def __init__(self, task: Task):
         self.task, self._kwargs = task, dict(task.kwargs)
+        self._program = reparam(task.program, config={name: Fold() for name in task.fold})
+        self._start = {f"{k}{SUFFIX}" if k in task.fold else k: v for k, v in task.start.items()}
 
     def energy(self, z: Mapping[str, Array], args: tuple[Any, ...]) -> Array:
         """Potential energy at unconstrained z."""
-        return potential_energy(self.task.program, args, self._kwargs, z)
+        return potential_energy(self._program, args, self._kwargs, z)
 
     def sites(self, z: Mapping[str, Array], args: tuple[Any, ...]) -> dict[str, Array]:
         """Sampled sites, in their own units, at unconstrained z."""
-        return constrain_fn(self.task.program, args, self._kwargs, z)
+        return constrain_fn(self._program, args, self._kwargs, z, return_deterministic=True)
 
     def start(self, args: tuple[Any, ...]) -> dict[str, Array]:
         """Unconstrained start: the task's values, the median of prior draws for sites it does not give."""
 
         def latent(key, args):
-            run = trace(seed(substitute(self.task.program, data=dict(self.task.start)), key))
+            run = trace(seed(substitute(self._program, data=self._start), key))
             sites = run.get_trace(*args, **self._kwargs)
             return {k: v["value"] for k, v in sites.items() if v["type"] == "sample" and not v["is_observed"]}
 
         def unconstrained(args):
             draws = jax.vmap(latent, in_axes=(0, None))(jax.random.split(jax.random.PRNGKey(0), 15), args)
             middle = jax.tree.map(lambda x: jnp.median(x, axis=0), draws)
-            return unconstrain_fn(self.task.program, args, self._kwargs, {**middle, **dict(self.task.start)})
+            return unconstrain_fn(self._program, args, self._kwargs, {**middle, **self._start})
 
         return jax.jit(unconstrained)(args)

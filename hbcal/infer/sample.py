@@ -37,7 +37,14 @@ def sample(
         HbcalError when a worker fails, with the last line it wrote.
 
     Example:
-        See `tests/infer/test_sample.py`.
+        >>> import numpyro, tempfile
+        >>> import numpyro.distributions as dist
+        >>> def program():
+        ...     numpyro.sample("x", dist.Normal(3.0, 1.0).expand([2]).to_event(1))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sites, stats = sample(Task(program), Settings(2, 50, 100, workers=0), Path(folder))
+        >>> sites["x"].shape, stats["diverging"].shape
+        ((2, 100, 2), (2, 100))
     """
     folder.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
@@ -122,7 +129,9 @@ def gather(folder: Path, settings: Settings) -> tuple[dict[str, np.ndarray], dic
         HbcalError when chunks are missing.
 
     Example:
-        See `tests/infer/test_sample.py`.
+        >>> gather(Path("nowhere"), Settings(chains=1, draws=5))
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: Chain 0 has 0 of 5 draws in nowhere; use --resume to finish it.
     """
     kept: dict[str, list[np.ndarray]] = {}
     for chain in range(settings.chains):

@@ -48,6 +48,7 @@ class Task:
         start: constrained starting values of the sampled sites; those left out start at the prior's median.
         complete: module-level ``f(key, sites, *args, **kwargs) -> dict`` that draws, exactly, what the program
             integrated out; or None.
+        fold: half-normal sites to sample with a sign (`hbcal.infer.fold`).
         inverse_mass: first guess of the posterior's covariance, unconstrained, sites in alphabetical order; or None.
     """
 
@@ -57,3 +58,4 @@ class Task:
     start: Mapping[str, Any] = field(default_factory=dict)
     complete: Callable[..., dict[str, Any]] | None = None
     inverse_mass: Any = None
+    fold: tuple[str, ...] = ()

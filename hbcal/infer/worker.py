@@ -28,7 +28,12 @@ def main(folder: Path, worker: int, n_workers: int, parent: int) -> int:
         Whatever the program raises: the parent shows it.
 
     Example:
-        Started by `hbcal.infer.sample.sample`.
+        >>> import tempfile
+        >>> from hbcal.infer.task import Settings, Task
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "task.pkl").write_bytes(pickle.dumps((Task(dict), Settings(chains=0))))
+        ...     main(Path(folder), 0, 1, os.getppid())  # no chain to run
+        0
     """
     from hbcal.infer.chain import Sampler
 
