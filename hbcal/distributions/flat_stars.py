@@ -23,7 +23,7 @@ class Block:
         phi: design rows, (n_star, n_free, n_term), the zero point's column of ones first; 0 where not seen.
         spread: b = spread @ theta, (n_free * n_term, n_coef).
         err2: squared reported errors, (n_star, n_slot), 0 where none was reported.
-        psi: design of the log floor, (n_star, n_slot, n_floor_term).
+        psi: design of the log floor, (n_star, n_slot, n_floor_term); 0 where not seen.
         scale_of: which error scale multiplies the errors of each slot, -1 for none (a = 1).
         floor_of: which floor each slot has, -1 for none (tau = 0).
         name: of the block, for error messages.
@@ -42,11 +42,11 @@ class Block:
     def variance(self, error_scale: Array, floor: Array, floor_trend: Array) -> Float[Array, "n_star n_slot"]:
         """V = (a e)^2 + (tau exp(gamma . psi))^2, and 1 where nothing was seen."""
         a2 = jnp.stack([error_scale[i] ** 2 if i >= 0 else jnp.ones(()) for i in self.scale_of])
-        tau2 = jnp.stack([floor[i] ** 2 if i >= 0 else jnp.zeros(()) for i in self.floor_of])
+        tau2 = jnp.stack([floor[i] ** 2 if i >= 0 else jnp.zeros(()) for i in self.floor_of])[None, :]
         if self.psi.shape[-1]:
             gamma = jnp.stack([floor_trend[i] if i >= 0 else jnp.zeros(self.psi.shape[-1]) for i in self.floor_of])
             tau2 = tau2 * jnp.exp(2.0 * jnp.einsum("ism,sm->is", self.psi, gamma))
-        return jnp.where(self.seen, a2 * self.err2 + tau2, 1.0)
+        return jnp.where(self.seen, a2[None, :] * self.err2 + tau2, 1.0)
 
     def mean(self, coef: Float[Array, " n_coef"]) -> Float[Array, "n_star n_slot"]:
         """What the calibration adds to the true value in each slot: phi . (E theta), 0 for anchors."""
@@ -92,9 +92,13 @@ class FlatStars(dist.Distribution):
         """Draw coefficients from their prior, then measurements of stars whose true value is zero."""
         key_coef, key_noise = jax.random.split(key)
         white = jax.random.normal(key_coef, (*sample_shape, self.prior_sd.shape[0]))
-        mean = jnp.vectorize(lambda theta: stack([b.mean(theta) for b in self.blocks]), signature="(k)->(n)")
         noise = jax.random.normal(key_noise, (*sample_shape, *self.event_shape))
-        return mean(white * self.prior_sd) + noise * jnp.sqrt(stack(list(self.variances)))
+        sd = jnp.sqrt(stack(list(self.variances)))
+
+        def one(white: Array, noise: Array) -> Array:
+            return stack([b.mean(self.prior_sd * white) for b in self.blocks]) + sd * noise
+
+        return jnp.vectorize(one, signature="(k),(n)->(n)")(white, noise)
 
 
 @jax.jit
