@@ -72,7 +72,10 @@ def fitted_support(recipe: Recipe, catalogue: Catalogue, survey: str, label: str
         ValueError for names the catalogue does not have.
 
     Example:
-        See `tests/test_run.py`.
+        >>> run = tiny_run()
+        >>> support = fitted_support(run.recipe, run.catalogue, "s1", "fe_h")[()]  # no category: one cell
+        >>> support.low.shape, support.distance(np.zeros((1, 2))).tolist()
+        ((2,), [0.0])
     """
     s, l = catalogue.surveys.index(survey), catalogue.labels.index(label)
     here = (catalogue.survey == s) & (catalogue.label == l)
@@ -101,7 +104,10 @@ def fitted_edges(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, su
         ValueError for names the catalogue does not have.
 
     Example:
-        See `tests/test_run.py`.
+        >>> run = tiny_run()
+        >>> edges = fitted_edges(run.recipe, run.posterior, run.catalogue, "s1", "fe_h")
+        >>> edges.predictive  # no label that s1 reports is among its covariates
+        False
     """
     numeric, _ = used_covariates(recipe, survey, label)
     own = any(not catalogue.star_level[catalogue.covariates.index(c)] for c in numeric)
@@ -164,7 +170,12 @@ def apply_draws(
         None: rows without an answer say why in ``reason``.
 
     Example:
-        See `tests/test_run.py`.
+        >>> run = tiny_run()
+        >>> applied = apply_draws(run.recipe, run.posterior, run.catalogue, tiny_target(), run.scale)
+        >>> list(applied.columns)[:4]
+        ['fe_h', 'fe_h_err', 'fe_h_err_star', 'fe_h_err_calibration']
+        >>> applied.value.shape, applied.covariance.shape
+        ((3, 1), (3, 1, 1))
     """
     n_row = len(target.star)
     drawn = {label: d for label in target.value if (d := draws_of(recipe, posterior, target.survey, label)) is not None}
@@ -301,7 +312,10 @@ def calibration_covariance(
         HbcalError for a label the run did not calibrate.
 
     Example:
-        See `tests/test_run.py`.
+        >>> run = tiny_run()
+        >>> shared = calibration_covariance(run.recipe, run.posterior, run.catalogue, tiny_target(), "fe_h")
+        >>> shared.shape, bool((np.linalg.eigvalsh(shared) > 0).all())
+        ((3, 3), True)
     """
     d = draws_of(recipe, posterior, target.survey, label) if label in posterior["label"].values else None
     if d is None or label not in target.value:

@@ -49,7 +49,8 @@ def check_run(run: Run) -> Checked:
         None.
 
     Example:
-        See `tests/test_checking.py`.
+        >>> list(check_run(tiny_run()).coverages)  # s0 and s2 have fewer than 50 measurements
+        ['s1 fe_h']
     """
     failures = list(run.diagnostics["failures"])
     coverages: dict[str, Coverage] = {}

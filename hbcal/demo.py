@@ -29,7 +29,12 @@ def run_demo(out: Path, *, seed: int = 1, progress: Callable[[str], None] | None
         HbcalError when the folder is in use.
 
     Example:
-        ``hbcal demo --out demo``
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     (Path(folder) / "mine").touch()
+        ...     run_demo(Path(folder))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: The output folder ... is in use: choose another --out, or go on with --resume.
     """
     check_out(out, resume=False)
     simulated = simulate("demo", out / "data", seed=seed)

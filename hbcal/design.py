@@ -82,7 +82,11 @@ def prepare(recipe: Recipe, catalogue: Catalogue) -> Prepared:
         without stars.
 
     Example:
-        See `tests/test_design.py`.
+        >>> prepared = prepare(tiny_run().recipe, tiny_sky().catalogue)
+        >>> prepared.terms, prepared.floors
+        (('offset', 'x1', 'x2'), (('s1', 'fe_h'), ('s2', 'fe_h')))
+        >>> prepared.design.labels[0].blocks[0].phi.shape[1:]  # two surveys to calibrate, three terms
+        (2, 3)
     """
     anchors = anchors_of(recipe)
     catalogue = _usable(recipe, catalogue, anchors)
@@ -341,7 +345,10 @@ def named_quantities(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[s
         KeyError when a site is missing.
 
     Example:
-        See `tests/test_design.py`.
+        >>> sites = {"coef_fe_h": np.arange(6.0), "error_scale": np.ones(2), "floor": np.ones(2)}
+        >>> named = named_quantities(tiny_prepared(), {name: draw[None, None] for name, draw in sites.items()})
+        >>> named["offset"][0, 0, :, 0].tolist()  # the anchor s0, then s1 and s2
+        [0.0, 0.0, 1.0]
     """
     cat, graph = prepared.catalogue, prepared.overlap
     lead = next(iter(sites.values())).shape[:2]

@@ -86,7 +86,9 @@ def draws_of(recipe: Recipe, posterior: xr.Dataset, survey: str, label: str) -> 
         KeyError for a survey or label the run does not have.
 
     Example:
-        See `tests/test_run.py`.
+        >>> d = draws_of(tiny_run().recipe, tiny_run().posterior, "s1", "fe_h")
+        >>> d.coefficient.shape, d.shift(np.zeros((5, 2))).shape  # 2 chains of 200: offset and two trends; 5 stars
+        ((400, 3), (5, 400))
     """
     one = posterior.sel(survey=survey, label=label)
     n = one["offset"].size  # not -1 below: a recipe without trends or floor terms has axes of length 0

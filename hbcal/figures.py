@@ -41,7 +41,11 @@ def forest(run: Run, path: Path) -> None:
         OSError when the disk says no.
 
     Example:
-        `Run.write_figures` calls it.
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     forest(tiny_run(), Path(folder) / "offsets.png")
+        ...     (Path(folder) / "offsets.png").stat().st_size > 0
+        True
     """
     posterior = run.posterior
     labels = [str(l) for l in posterior["label"].values if np.isfinite(posterior["offset"].sel(label=l)).any()]
@@ -78,7 +82,11 @@ def before_after(run: Run, path: Path) -> None:
         OSError when the disk says no.
 
     Example:
-        `Run.write_figures` calls it.
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     before_after(tiny_run(), Path(folder) / "panels.png")
+        ...     (Path(folder) / "panels.png").stat().st_size > 0
+        True
     """
     cat, rng = run.catalogue, np.random.default_rng(0)
     panels = []

@@ -40,7 +40,11 @@ def predict_draws(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, q
         None: rows without an answer say why.
 
     Example:
-        See `tests/test_run.py`.
+        >>> run = tiny_run()
+        >>> names = (np.array([name], dtype=object) for name in ("star01", "s2", "fe_h"))
+        >>> query = Query(*names, np.array([np.nan]))  # no error: the survey's typical one
+        >>> list(predict_draws(run.recipe, run.posterior, run.catalogue, query).columns)
+        ['star', 'survey', 'label', 'mean', 'sd', 'q05', 'q16', 'q50', 'q84', 'q95', 'reason']
     """
     n_row = len(query.star)
     out = {name: np.full(n_row, np.nan) for name in ("mean", "sd", *LEVELS)}
@@ -87,7 +91,12 @@ def true_label(
         None: a star without measurements has NaN.
 
     Example:
-        See `tests/test_run.py`.
+        >>> run = tiny_run()
+        >>> drawn = {"s1": draws_of(run.recipe, run.posterior, "s1", "fe_h")}
+        >>> star = run.catalogue.star[run.catalogue.survey == 1][:3]
+        >>> mean, var, count = true_label(run.catalogue, drawn, "fe_h", star)
+        >>> mean.shape, count.tolist()
+        ((3, 400), [1, 1, 1])
     """
     n_draw = len(next(iter(drawn.values())).error_scale)
     weight, weighted = np.zeros((len(star), n_draw)), np.zeros((len(star), n_draw))

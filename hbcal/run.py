@@ -91,7 +91,10 @@ class Run:
             HbcalError for an unknown survey or a bad table.
 
         Example:
-            See the README.
+            >>> applied = tiny_run().apply(tiny_folder() / "observations.parquet", survey="s1")
+            >>> first = {name: values[:1] for name, values in applied.columns.items()}  # a row of another survey
+            >>> first["fe_h"].tolist(), first["reason"].tolist()
+            ([nan], ['not a row of s1'])
         """
         target = source if isinstance(source, Target) else self.read(source, survey)
         return apply_draws(self.recipe, self.posterior, self.catalogue, target, self.scale)
@@ -120,7 +123,11 @@ class Run:
             HbcalError for a bad table.
 
         Example:
-            See the README.
+            >>> one = np.array(["star01"], dtype=object)
+            >>> query = Query(one, np.array(["s2"], object), np.array(["fe_h"], object), np.array([0.05]))
+            >>> answer = tiny_run().predict(query).columns
+            >>> bool(answer["sd"][0] > 0.05), bool(answer["q16"][0] < answer["q50"][0] < answer["q84"][0])
+            (True, True)
         """
         query = source if isinstance(source, Query) else read_query(Path(source))
         return predict_draws(self.recipe, self.posterior, self.catalogue, query)
@@ -139,7 +146,8 @@ class Run:
             HbcalError for a label the run did not calibrate, or a bad table.
 
         Example:
-            See `tests/test_run.py`.
+            >>> tiny_run().covariance(tiny_target(), "s1", "fe_h").shape
+            (3, 3)
         """
         target = source if isinstance(source, Target) else self.read(source, survey)
         return calibration_covariance(self.recipe, self.posterior, self.catalogue, target, label)
@@ -157,7 +165,12 @@ class Run:
             OSError when the disk says no.
 
         Example:
-            `calibrate` calls it.
+            >>> import tempfile
+            >>> from hbcal.catalogue.read import column_names
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     tiny_run().write_summary(Path(folder) / "summary.ecsv")
+            ...     column_names(Path(folder) / "summary.ecsv")[:6]
+            ['quantity', 'survey', 'label', 'term', 'unit', 'mean']
         """
         rows: dict[str, list[Any]] = {}
         stats = table(self.posterior)
@@ -198,7 +211,11 @@ class Run:
             OSError when the disk says no.
 
         Example:
-            `calibrate` calls it.
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     tiny_run().write_figures(Path(folder))
+            ...     sorted(path.name for path in Path(folder).iterdir())
+            ['before_after.png', 'offsets.png']
         """
         from hbcal.figures import before_after, forest
 
@@ -255,7 +272,11 @@ def write_applied(applied: Applied, path: Path, *, overwrite: bool = False) -> N
         HbcalError when the file cannot be written or exists.
 
     Example:
-        See the README.
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_applied(tiny_run().apply(tiny_target(), "s1"), Path(folder) / "out.nc")
+        ...     xr.load_dataset(Path(folder) / "out.nc")["covariance"].dims
+        ('star', 'label', 'label_2')
     """
     check_file(path, overwrite=overwrite, suffixes=(".csv", ".ecsv", ".parquet", ".fits", ".nc"))
     if path.suffix == ".nc":

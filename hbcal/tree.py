@@ -39,7 +39,11 @@ def build_tree(
         None.
 
     Example:
-        See `tests/test_calibration.py`.
+        >>> from hbcal.design import named_quantities
+        >>> sites = {"coef_fe_h": np.zeros((2, 9, 6)), "error_scale": np.ones((2, 9, 2)), "floor": np.ones((2, 9, 2))}
+        >>> tree = build_tree(tiny_prepared(), named_quantities(tiny_prepared(), sites), {}, {"seed": 0})
+        >>> tree["posterior"]["offset"].dims, tree["posterior"]["offset"].attrs["units"]
+        (('chain', 'draw', 'survey', 'label'), '{"fe_h": "dex"}')
     """
     recipe, cat = prepared.recipe, prepared.catalogue
     n_chain, n_draw = quantities["offset"].shape[:2]
@@ -99,7 +103,8 @@ def catalogue_of(tree: xr.DataTree) -> Catalogue:
         KeyError when the tree is not a run's.
 
     Example:
-        See `tests/test_calibration.py`.
+        >>> catalogue_of(tiny_run().tree).digest() == tiny_prepared().catalogue.digest()
+        True
     """
     data, fixed = tree["observed_data"].to_dataset(), tree["constant_data"].to_dataset()
     posterior = tree["posterior"].to_dataset()

@@ -237,7 +237,8 @@ def wide_rows(entry: DataSpec, columns: Columns, recipe: Recipe) -> list[pd.Data
     Example:
         >>> from hbcal import load_recipe
         >>> recipe, one = load_recipe("kepler_giants"), np.ones(1)
-        >>> values = {"KIC_ID": np.array(["1"]), "LOGG_FIT": 2.5 * one, "LOGG_SEIS": 2.4 * one, "SIG_LOGG_SEIS": 0.01 * one}
+        >>> values = {"KIC_ID": np.array(["1"]), "LOGG_FIT": 2.5 * one}
+        >>> values |= {"LOGG_SEIS": 2.4 * one, "SIG_LOGG_SEIS": 0.01 * one}
         >>> frames = wide_rows(recipe.data[0], Columns(Path("giants.csv"), values, {}, np.array([1])), recipe)
         >>> [(str(f["survey"][0]), float(f["value"][0]), float(f["error"][0])) for f in frames]
         [('apogee', 2.5, nan), ('seismology', 2.4, 0.01)]

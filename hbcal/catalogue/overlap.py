@@ -77,7 +77,9 @@ def overlap(catalogue: Catalogue, anchors: dict[str, tuple[str, ...]], noise_kno
         no anchor, or every survey is an anchor.
 
     Example:
-        See `tests/catalogue/test_overlap.py`.
+        >>> graph = overlap(tiny_sky().catalogue, {"fe_h": ("s0",)}, {("s0", "fe_h")})
+        >>> [(tie.survey, tie.other) for tie in graph.ties], graph.anchored
+        ([('s0', 's1'), ('s0', 's2'), ('s1', 's2')], {'fe_h': ('s0',)})
     """
     names = np.array(catalogue.surveys)
     if len(np.unique(catalogue.survey)) < 2:

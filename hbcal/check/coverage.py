@@ -58,7 +58,7 @@ def coverage(z: np.ndarray) -> Coverage:
         >>> c.failures()
         []
         >>> coverage(2 * np.random.default_rng(0).normal(size=20000)).failures()[0]
-        'residuals scatter 2.00 times what the posterior says'
+        'residuals scatter 2.01 times what the posterior says'
     """
     z = np.asarray(z, float).ravel()
     z = z[np.isfinite(z)]

@@ -74,17 +74,17 @@ class FlatStars(dist.Distribution):
         self.blocks, self.variances, self.prior_sd = tuple(blocks), tuple(variances), prior_sd
         super().__init__((), (sum(b.seen.size for b in self.blocks),), **kwargs)
 
-    def grams(self, value: Array) -> list[Gram]:
+    def grams(self, value: AnyArray) -> list[Gram]:
         """The quadratic form in the coefficients, block by block."""
         blocks = jax.tree.map(jnp.asarray, self.blocks)
         tables = split(blocks, value)
         return [gram(y, b.seen, v, b.phi, b.spread) for b, v, y in zip(blocks, self.variances, tables, strict=True)]
 
-    def log_prob(self, value: Array) -> Array:
+    def log_prob(self, value: AnyArray) -> Array:
         """log p(y | noise, prior sd), see `hbcal.numerics.collapse`."""
         return _collapse(self, value)[0]
 
-    def conditional(self, value: Array) -> tuple[Array, Array]:
+    def conditional(self, value: AnyArray) -> tuple[Array, Array]:
         """Mean, and Cholesky factor of the precision, of the coefficients given the measurements."""
         return _collapse(self, value)[1:]
 
@@ -102,7 +102,7 @@ class FlatStars(dist.Distribution):
 
 
 @jax.jit
-def _collapse(stars: FlatStars, value: Array) -> tuple[Array, Array, Array]:
+def _collapse(stars: FlatStars, value: AnyArray) -> tuple[Array, Array, Array]:
     return collapsed_log_density(stars.grams(value), stars.prior_sd)
 
 
@@ -126,7 +126,7 @@ def stack(tables: list[Array]) -> Array:
     return jnp.concatenate([t.reshape(-1) for t in tables])
 
 
-def split(blocks: tuple[Block, ...], value: Array) -> list[Array]:
+def split(blocks: tuple[Block, ...], value: AnyArray) -> list[AnyArray]:
     """Undo `stack`.
 
     Args:

@@ -64,7 +64,7 @@ class Priors:
     floor_trend: float = 0.5
 
 
-def crosscal(design: Design, y: tuple[Array, ...] | None = None, *, priors: Priors = Priors()) -> tuple[Array, ...]:
+def crosscal(design: Design, y: tuple[AnyArray, ...] | None = None, *, priors: Priors = Priors()) -> tuple[Array, ...]:
     """Zero points, trends, error scales and floors of surveys that share stars.
 
         y_isl = z_il + delta_sl + sum_k beta_slk phi_k(x_is) + noise
@@ -93,7 +93,10 @@ def crosscal(design: Design, y: tuple[Array, ...] | None = None, *, priors: Prio
         None: a design is checked where it is built.
 
     Example:
-        See `tests/programs/test_crosscal.py`; a person calls `hbcal.calibrate`.
+        >>> from numpyro.handlers import seed
+        >>> y = seed(crosscal, jax.random.PRNGKey(0))(tiny_prepared().design)  # simulated: no y given
+        >>> [each.shape == given.shape for each, given in zip(y, tiny_prepared().y)]
+        [True]
     """
     n_floor, n_term = design.floor_unit.shape[0], design.n_floor_term
     error_scale = _sites("error_scale", "n_error", dist.LogNormal(0.0, priors.error_scale).expand([design.n_error]))
@@ -116,7 +119,7 @@ def crosscal(design: Design, y: tuple[Array, ...] | None = None, *, priors: Prio
     return tuple(measured)
 
 
-def _sites(name: str, axis: str, prior: dist.Distribution) -> Array:
+def _sites(name: str, axis: str, prior: dist.Distribution) -> AnyArray:
     """Sample a vector in the plate of its axis; nothing where there is nothing to sample."""
     size = prior.batch_shape[0]
     if size == 0:
@@ -126,7 +129,7 @@ def _sites(name: str, axis: str, prior: dist.Distribution) -> Array:
 
 
 def draw_coefficients(
-    key: Array, sites: dict[str, Array], design: Design, y: tuple[Array, ...], *, white: float = 1.0, **_: object
+    key: Array, sites: dict[str, AnyArray], design: Design, y: tuple[AnyArray, ...], *, white: float = 1.0, **_: object
 ) -> dict[str, Array]:
     """Draw (delta, beta) exactly, given one draw of the sampled sites.
 
@@ -145,7 +148,11 @@ def draw_coefficients(
         None.
 
     Example:
-        See `tests/programs/test_crosscal.py`.
+        >>> prepared = tiny_prepared()
+        >>> sites = {"error_scale": jnp.ones(2), "floor": jnp.full(2, 0.1)}
+        >>> drawn = draw_coefficients(jax.random.PRNGKey(0), sites, prepared.design, prepared.y)
+        >>> drawn["coef_fe_h"].shape  # zero point and two trends of each of two surveys
+        (6,)
     """
     draws = {}
     n_floor = design.floor_unit.shape[0]

@@ -1,0 +1,97 @@
+"""Helpers for doctests and tests: a tiny sky, its design, a run fitted to it. Each is made once per process."""
+
+import atexit
+import functools
+import shutil
+import tempfile
+import tomllib
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@functools.cache
+def tiny_sky():
+    """The textbook sky with 80 stars, half of them seen by the anchor s0."""
+    from hbcal import simulate
+
+    return simulate(_recipe(), seed=1)
+
+
+@functools.cache
+def tiny_prepared():
+    """The design of `tiny_sky`."""
+    from hbcal.design import prepare
+
+    return prepare(_recipe(), tiny_sky().catalogue)
+
+
+@functools.cache
+def tiny_folder():
+    """A folder with the files of `tiny_sky`."""
+    from hbcal import simulate
+
+    simulate(_recipe(), _home() / "sky", seed=1)
+    return _home() / "sky"
+
+
+@functools.cache
+def tiny_target():
+    """The first three stars of `tiny_sky` that s1 measured, to be put on the common scale."""
+    from hbcal.catalogue.target import Target
+
+    cat = tiny_sky().catalogue
+    rows = np.flatnonzero(cat.survey == cat.surveys.index("s1"))[:3]
+    star = cat.star[rows]
+    value, error = {"fe_h": cat.value[rows]}, {"fe_h": cat.error[rows]}
+    nothing = np.full(3, "", dtype=object)
+    return Target("s1", cat.stars[star], value, error, {}, cat.x[star, 1], nothing, False)
+
+
+@functools.cache
+def _home():
+    """A folder that goes with the process that made it."""
+    home = Path(tempfile.mkdtemp(prefix="hbcal_tiny_"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return home
+
+
+@functools.cache
+def tiny_run():
+    """A finished run on `tiny_sky`: too few draws to pass its diagnostics, enough to show what a run can do."""
+    from hbcal.calibration import ConvergenceWarning, calibrate
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return calibrate(_recipe(), tiny_sky().catalogue, _home() / "run", workers=0, chains=2, warmup=100, draws=200)
+
+
+def _recipe():
+    from hbcal.recipe import packaged_recipes, parse_recipe
+
+    text = packaged_recipes()["textbook"].read_text()
+    text = text.replace("n_star = 1000", "n_star = 80").replace("s0 = 0.03", "s0 = 0.5")
+    return parse_recipe(tomllib.loads(text), text)
+
+
+@pytest.fixture(autouse=True)
+def _helpers(doctest_namespace):
+    for helper in (tiny_sky, tiny_prepared, tiny_run, tiny_folder, tiny_target):
+        doctest_namespace[helper.__name__] = helper
+
+
+@pytest.fixture(scope="session", name="tiny_sky")
+def _tiny_sky():
+    return tiny_sky()
+
+
+@pytest.fixture(scope="session", name="tiny_prepared")
+def _tiny_prepared():
+    return tiny_prepared()
+
+
+@pytest.fixture(scope="session", name="tiny_run")
+def _tiny_run():
+    return tiny_run()
