@@ -74,7 +74,7 @@ class FlatStars(dist.Distribution):
         self.blocks, self.variances, self.prior_sd = tuple(blocks), tuple(variances), prior_sd
         super().__init__((), (sum(b.seen.size for b in self.blocks),), **kwargs)
 
-    def grams(self, value: AnyArray) -> list[Gram]:
+    def grams(self, value: Array) -> list[Gram]:
         """The quadratic form in the coefficients, block by block."""
         blocks = jax.tree.map(jnp.asarray, self.blocks)
         tables = split(blocks, value)
@@ -102,7 +102,7 @@ class FlatStars(dist.Distribution):
 
 
 @jax.jit
-def _collapse(stars: FlatStars, value: AnyArray) -> tuple[Array, Array, Array]:
+def _collapse(stars: FlatStars, value: Array) -> tuple[Array, Array, Array]:
     return collapsed_log_density(stars.grams(value), stars.prior_sd)
 
 
@@ -126,7 +126,7 @@ def stack(tables: list[Array]) -> Array:
     return jnp.concatenate([t.reshape(-1) for t in tables])
 
 
-def split(blocks: tuple[Block, ...], value: AnyArray) -> list[AnyArray]:
+def split(blocks: tuple[Block, ...], value: Array) -> list[Array]:
     """Undo `stack`.
 
     Args:
