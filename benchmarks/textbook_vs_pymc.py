@@ -3,8 +3,8 @@
     python benchmarks/textbook_vs_pymc.py [--n-star 1000] [--cap 1200]
 
 hbcal's clock runs over the whole process of ``hbcal calibrate``: imports, checks, compilation, sampling, diagnostics,
-figures. PyMC's clock runs over `pymc.sample` alone, its imports and model building are not counted. PyMC samples at least
-1,000 draws per chain and more until its R-hat is at most 1.05, or the cap in seconds is reached. Both numbers are the
+figures. PyMC's clock runs over `pymc.sample` alone, its imports and model building are not counted. PyMC samples at
+least 1,000 draws per chain and more until its R-hat is at most 1.05, or the cap in seconds is reached. Both numbers are the
 smallest bulk ESS of the free globals divided by that time.
 """
 
@@ -75,7 +75,13 @@ def time_pymc(data: Path, cap: float) -> tuple[float, dict[str, np.ndarray]]:
         while True:
             begun = time.monotonic()
             trace = pm.sample(
-                draws=draws, tune=1000, chains=4, cores=2, progressbar=False, random_seed=1, compute_convergence_checks=False
+                draws=draws,
+                tune=1000,
+                chains=4,
+                cores=2,
+                progressbar=False,
+                random_seed=1,
+                compute_convergence_checks=False,
             )
             total = time.monotonic() - begun
             post = trace["posterior"]
@@ -100,11 +106,14 @@ def main() -> None:
         hbcal.simulate("textbook", data, seed=1, n_star=options.n_star)
         seconds, draws = time_hbcal(data, Path(scratch) / "run")
         ess, r_hat = worst(draws)
-        print(f"hbcal: {seconds:.1f} s, bulk ESS {ess:.0f}, R-hat {r_hat:.3f}: {ess / seconds:.1f} per second", flush=True)
+        print(
+            f"hbcal: {seconds:.1f} s, bulk ESS {ess:.0f}, R-hat {r_hat:.3f}: {ess / seconds:.1f} per second", flush=True
+        )
         rival_seconds, rival = time_pymc(data, options.cap)
         rival_ess, rival_r_hat = worst(rival)
-    print(f"PyMC:  {rival_seconds:.1f} s, bulk ESS {rival_ess:.0f}, R-hat {rival_r_hat:.3f}: {rival_ess / rival_seconds:.2f} per second")
-    print(f"ratio: {(ess / seconds) / (rival_ess / rival_seconds):.0f}")
+    rate = rival_ess / rival_seconds
+    print(f"PyMC:  {rival_seconds:.1f} s, bulk ESS {rival_ess:.0f}, R-hat {rival_r_hat:.3f}: {rate:.2f} per second")
+    print(f"ratio: {ess / seconds / rate:.0f}")
 
 
 if __name__ == "__main__":
