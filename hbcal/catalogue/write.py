@@ -84,8 +84,15 @@ def write_table(
         from astropy.table import Table
 
         table = Table({k: v.astype(str) if v.dtype.kind == "O" else v for k, v in columns.items()}, meta=dict(meta))
-        for name in table.colnames:
-            if units.get(name):
-                table[name].unit = units[name]
-        table.write(beside, format="ascii.ecsv" if path.suffix == ".ecsv" else "fits", overwrite=True)
+        if path.suffix == ".ecsv":
+            for name in table.colnames:
+                table[name].unit = units.get(name) or None
+            table.write(beside, format="ascii.ecsv", overwrite=True)
+        else:
+            from astropy.io.fits import table_to_hdu
+
+            hdu = table_to_hdu(table)
+            for name in table.colnames:  # past astropy, which drops what the FITS standard does not list, such as dex
+                hdu.columns[name].unit = units.get(name) or None
+            hdu.writeto(beside, overwrite=True)
     beside.replace(path)
