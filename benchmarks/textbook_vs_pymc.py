@@ -4,8 +4,8 @@
 
 hbcal's clock runs over the whole process of ``hbcal calibrate``: imports, checks, compilation, sampling, diagnostics,
 figures. PyMC's clock runs over `pymc.sample` alone, its imports and model building are not counted. PyMC samples at
-least 1,000 draws per chain and more until its R-hat is at most 1.05, or the cap in seconds is reached. Both numbers are the
-smallest bulk ESS of the free globals divided by that time.
+least 1,000 draws per chain and more until its R-hat is at most 1.05, or the cap in seconds is reached. Both numbers are
+the smallest bulk ESS of the free globals divided by that time.
 """
 
 from __future__ import annotations
