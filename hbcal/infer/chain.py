@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
@@ -92,10 +93,14 @@ class Sampler:
         done = 0
         for path in chunk_files(folder, chain):
             try:
-                with np.load(path) as saved:
-                    stop, last = int(saved["stop"]), [saved[f"state{i}"] for i in range(len(leaves))]
-            except (OSError, ValueError, KeyError, EOFError):
+                with path.open("rb") as handle, np.load(handle) as saved:
+                    whole = {name: saved[name] for name in saved.files}  # reading an array checks its checksum
+                start, stop = int(whole["start"]), int(whole["stop"])
+                last = [whole[f"state{i}"] for i in range(len(leaves))]
+            except (OSError, ValueError, KeyError, EOFError, BadZipFile):
                 break  # an unreadable file is as good as none: it is sampled, and written, again
+            if start != done:
+                break  # so is one whose predecessor is gone
             done = stop
             state = jax.tree.unflatten(tree, [jnp.asarray(x) for x in last])
         while done < total:
@@ -155,7 +160,8 @@ def write_npz(path: Path, arrays: dict[str, Any]) -> None:
         ...     sorted(p.name for p in Path(d).iterdir())
         ['x.npz']
     """
-    beside = path.with_name(path.name + ".part")
+    # named after the process: the orphan of a killed run may be writing the same chunk, with the same content
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     with beside.open("wb") as handle:
         np.savez(handle, **{k: np.asarray(v) for k, v in arrays.items()})  # type: ignore[arg-type]
         handle.flush()

@@ -84,7 +84,8 @@ def table(posterior: xr.Dataset) -> dict[str, dict[str, np.ndarray]]:
         for j in range(flat.shape[2]):
             one = flat[:, :, j]
             if np.isfinite(one).all() and np.ptp(one) > 0:
-                stats[0, j] = array_stats.rhat(one, chain_axis=0, draw_axis=1)
+                with np.errstate(divide="ignore", invalid="ignore"):  # chains that never moved: infinite, and judged so
+                    stats[0, j] = array_stats.rhat(one, chain_axis=0, draw_axis=1)
                 stats[1, j] = array_stats.ess(one, chain_axis=0, draw_axis=1, method="bulk")
                 stats[2, j] = array_stats.ess(one, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
         shaped = stats.reshape(3, *rest)
@@ -133,6 +134,9 @@ def diagnose(posterior: xr.Dataset, stats: xr.Dataset) -> Diagnostics:
     divergences = int(stats["diverging"].sum())
     (r_hat, r_of), (bulk, bulk_of), (tail, tail_of) = worst["r_hat"], worst["ess_bulk"], worst["ess_tail"]
     failures = []
+    broken = [str(name) for name, v in posterior.data_vars.items() if _partly_missing(v)]
+    if broken or not n_quantity:
+        failures.append(f"{', '.join(broken)} has draws that are no numbers" if broken else "nothing to judge")
     if not r_hat <= R_HAT_MOST:
         failures.append(f"R-hat of {r_of} is {r_hat:.3f}, more than {R_HAT_MOST}")
     if not bulk >= ESS_LEAST:
@@ -144,3 +148,9 @@ def diagnose(posterior: xr.Dataset, stats: xr.Dataset) -> Diagnostics:
     if not bfmi >= BFMI_LEAST:
         failures.append(f"E-BFMI is {bfmi:.2f}, less than {BFMI_LEAST}")
     return Diagnostics(r_hat, r_of, bulk, bulk_of, tail, tail_of, divergences, bfmi, n_quantity, tuple(failures))
+
+
+def _partly_missing(variable: xr.DataArray) -> bool:
+    """Whether an entry has draws that are numbers and others that are not; one of NaN alone does not exist."""
+    finite = np.isfinite(variable.transpose("chain", "draw", ...).to_numpy())
+    return bool((finite.any((0, 1)) & ~finite.all((0, 1))).any())

@@ -71,6 +71,7 @@ def _run_here(task: Task, settings: Settings, folder: Path, progress: Progress |
 def _run_workers(task: Task, settings: Settings, folder: Path, n_workers: int, progress: Progress | None) -> None:
     (folder / "task.pkl").write_bytes(pickle.dumps((task, settings)))
     environment = dict(os.environ, JAX_PLATFORMS="cuda" if settings.platform == "gpu" else settings.platform)
+    environment["JAX_TRACEBACK_FILTERING"] = "off"  # else the last line a failing worker writes is about tracebacks
     if settings.platform == "cpu":
         environment |= {"PJRT_NPROC": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "hbcal.infer.worker", str(folder)]

@@ -64,7 +64,9 @@ class Priors:
     floor_trend: float = 0.5
 
 
-def crosscal(design: Design, y: tuple[AnyArray, ...] | None = None, *, priors: Priors = Priors()) -> tuple[Array, ...]:
+def crosscal(
+    design: Design, y: tuple[AnyArray, ...] | None = None, *, priors: Priors = Priors()
+) -> tuple[AnyArray, ...]:
     """Zero points, trends, error scales and floors of surveys that share stars.
 
         y_isl = z_il + delta_sl + sum_k beta_slk phi_k(x_is) + noise
