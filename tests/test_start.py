@@ -1,0 +1,35 @@
+"""The start is near the truth, and the clipping finds what was planted."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from hbcal import simulate
+from hbcal.design import prepare
+from hbcal.start import find_start, least_squares_start, priors_of
+
+
+def test_the_start_is_near_the_truth(tiny_prepared):
+    values = {"floor": {"s1.fe_h": 0.15, "s2.fe_h": 0.3}, "error_scale": {"s1.fe_h": 1.0, "s2.fe_h": 1.0}}
+    sky = simulate(tiny_prepared.recipe, seed=1, n_star=800, values=values)
+    prepared = prepare(tiny_prepared.recipe, sky.catalogue)
+    np.testing.assert_allclose(least_squares_start(prepared)["floor"], [0.15, 0.3], rtol=0.2)
+    start = find_start(prepared)
+    np.testing.assert_allclose(start.sites["floor"], [0.15, 0.3], rtol=0.15)
+    assert np.linalg.eigvalsh(start.inverse_mass).min() > 0
+    assert len(start.clipped) == 0
+
+
+def test_clipping_finds_planted_outliers(tiny_prepared):
+    cat = tiny_prepared.catalogue
+    planted = np.flatnonzero((np.bincount(cat.star)[cat.star] == 3) & (cat.survey == 2))[:2]
+    value = cat.value.copy()
+    value[planted] += 2.0
+    prepared = prepare(tiny_prepared.recipe, replace(cat, value=value))
+    assert set(planted) <= set(find_start(prepared, clip=5.0).clipped)
+
+
+def test_priors_are_those_of_the_recipe(tiny_prepared):
+    recipe = tiny_prepared.recipe
+    changed = replace(recipe, priors=replace(recipe.priors, error_scale=0.1))
+    assert priors_of(replace(tiny_prepared, recipe=changed)).error_scale == 0.1
