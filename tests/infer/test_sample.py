@@ -149,7 +149,7 @@ def test_the_number_of_workers_changes_no_bit(kill_task, uninterrupted, tmp_path
 
 
 def test_a_worker_that_fails_is_quoted(kill_task, tmp_path):
-    with pytest.raises(HbcalError, match="a worker ended with status 1, saying '.*slope_was_never_given.*--resume"):
+    with pytest.raises(HbcalError, match=r"a worker ended with status 1, saying '.*slope_was_never_given.*--resume"):
         sample(kill_task.Task(kill_task.failing), kill_task.settings(), tmp_path / "chains")
 
 
