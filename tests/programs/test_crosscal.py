@@ -269,7 +269,7 @@ def test_pymc_twin_has_the_same_log_density(case):
 
 
 def dense_label(prepared, terms_of, label, z):
-    """One label's model as matrices, entry by entry from the catalogue's rows: y, noise V, columns, prior covariance."""
+    """One label's model as matrices, from the catalogue's rows: y, noise, design, prior, contrasts, constant, names."""
     recipe, cat = prepared.recipe, prepared.catalogue
     terms, floor_columns = terms_of(recipe, cat)
     site = {k: np.exp(v) if k != "floor_trend" else np.asarray(v) for k, v in z.items()}
@@ -349,7 +349,6 @@ def test_drawn_offsets_and_trends_have_the_moments_of_dense_gaussian_conditionin
     y = tuple(map(jnp.asarray, prepared.y))
     keys = jax.random.split(jax.random.PRNGKey(2), n)
 
-    @jax.jit
     def draw(keys, white):
         return jax.lax.map(lambda k: draw_coefficients(k, sites, prepared.design, y, white=white), keys)
 
