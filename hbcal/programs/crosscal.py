@@ -131,7 +131,13 @@ def _sites(name: str, axis: str, prior: dist.Distribution) -> AnyArray:
 
 
 def draw_coefficients(
-    key: Array, sites: dict[str, AnyArray], design: Design, y: tuple[AnyArray, ...], *, white: float | Array = 1.0, **_: object
+    key: Array,
+    sites: dict[str, AnyArray],
+    design: Design,
+    y: tuple[AnyArray, ...],
+    *,
+    white: float | Array = 1.0,
+    **_: object,
 ) -> dict[str, Array]:
     """Draw (delta, beta) exactly, given one draw of the sampled sites.
 
