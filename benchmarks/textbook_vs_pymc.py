@@ -61,7 +61,8 @@ def time_pymc(data: Path, cap: float) -> tuple[float, dict[str, np.ndarray]]:
     y, error = rows["value"].to_numpy(), rows["error"].to_numpy()
     with pm.Model():
         mean, width = pm.Normal("mean", 0.0, 1.0), pm.HalfNormal("width", 1.0)
-        z = pm.Normal("z", mean, width, shape=len(stars))  # centred: the data are far more precise than the population
+        # non-centred, the better of the two for PyMC here: 9.9 effective draws per second, centred 5.8
+        z = mean + width * pm.Normal("z_white", 0.0, 1.0, shape=len(stars))
         offset = pm.Normal("offset", 0.0, 0.3, shape=2)
         trend = pm.Normal("trend", 0.0, 0.2, shape=(2, 2))
         scale = pm.LogNormal("error_scale", 0.0, 0.3, shape=2)
