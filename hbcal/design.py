@@ -99,8 +99,8 @@ def prepare(recipe: Recipe, catalogue: Catalogue) -> Prepared:
         labels=tuple(replace(b[0], blocks=tuple(_pad_floor(x, n_floor_term) for x in b[0].blocks)) for b in built),
         floor_unit=np.array([recipe.labels[l].floor_scale for _, l in builder.floors]),
         scale_unit=np.array(list(builder.scales.values())),
+        floor_place=_places(builder),
         n_error=len(builder.error_scales),
-        n_floor_term=n_floor_term,
     )
     n_scale = len(builder.scales)
     labels = tuple(replace(x, learnt_sd=np.eye(n_scale + 1)[x.learnt_sd][:, :n_scale]) for x in design.labels)
@@ -317,6 +317,19 @@ def _visits(star: np.ndarray, survey: np.ndarray) -> np.ndarray:
     return np.arange(len(star)) - start
 
 
+def _places(builder: _Builder) -> np.ndarray:
+    """One-hot (n_floor, n_floor_term, n_gamma) of the terms that exist, floor after floor."""
+    exists = np.zeros((len(builder.floors), len(builder.floor_names)), bool)
+    for i, (survey, label) in enumerate(builder.floors):
+        if survey not in builder.anchors[label]:
+            no_row = np.zeros((0, len(builder.recipe.covariates)))
+            for name in floor_terms(builder.recipe, survey, label, no_row).names:
+                exists[i, builder.floor_names.index(name)] = True
+    place = np.zeros((*exists.shape, int(exists.sum())))
+    place[(*np.nonzero(exists), np.arange(place.shape[2]))] = 1.0
+    return place
+
+
 def _pad_floor(block: Block, n: int) -> Block:
     psi = np.zeros((*block.psi.shape[:2], n))
     psi[:, :, : block.psi.shape[2]] = block.psi
@@ -370,10 +383,9 @@ def named_quantities(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[s
     for j, (survey, label) in enumerate(prepared.floors):
         s, l = cat.surveys.index(survey), cat.labels.index(label)
         floor[:, :, s, l] = sites["floor"][:, :, j]
-        names = floor_terms(prepared.recipe, survey, label, np.zeros((1, len(cat.covariates)))).names
-        at = [k for k, name in enumerate(prepared.floor_names) if name in names]
-        if at and survey not in anchors_of(prepared.recipe)[label]:
-            gamma[:, :, s, l, at] = sites["floor_trend"][:, :, j][..., at]
+        place = prepared.design.floor_place[j]
+        has = place.any(axis=1)
+        gamma[:, :, s, l, has] = sites.get("floor_trend", np.zeros((*lead, 0))) @ place[has].T
     out = {"offset": full[..., 0], "trend": full[..., 1:], "error_scale": scale, "floor": floor, "floor_trend": gamma}
     out["prior_sd"] = sites.get("prior_sd", np.zeros((*lead, 0)))
     return out

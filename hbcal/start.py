@@ -78,8 +78,8 @@ def least_squares_start(prepared: Prepared) -> dict[str, np.ndarray]:
         start["error_scale"] = np.ones(design.n_error)
     if len(floor):
         start["floor"] = floor
-        if design.n_floor_term:
-            start["floor_trend"] = np.zeros((len(floor), design.n_floor_term))
+    if n_gamma := design.floor_place.shape[2]:
+        start["floor_trend"] = np.zeros(n_gamma)
     if len(design.scale_unit):
         start["prior_sd"] = np.asarray(design.scale_unit, float)
     return start
@@ -137,10 +137,11 @@ def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
         found = []
         for i, (label, use) in enumerate(zip(design.labels, masked.labels, strict=True)):
             where = _cut(label.blocks, prepared.rows[i])
-            for block, kept, y, row in zip(
-                label.blocks, use.blocks, _cut(label.blocks, prepared.y[i]), where, strict=True
-            ):
-                var = np.asarray(_variance(block, sites))
+            for block, kept, y, row, noise in zip(
+                label.blocks, use.blocks, _cut(label.blocks, prepared.y[i]), where, design.variances(label, sites),
+                strict=True,
+            ):  # fmt: skip
+                var = np.asarray(noise)
                 shift = _shift(block, np.asarray(theta[f"coef_{label.name}"]))
                 delta, spare = _against_others(
                     y.reshape(var.shape) - shift, np.where(block.seen, 1 / var, 0), np.where(kept.seen, 1 / var, 0)
@@ -151,13 +152,6 @@ def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
             break
         out = new
     return Start({k: v for k, v in sites.items() if k in start}, mode.inverse_mass((masked, prepared.y)), out)
-
-
-def _variance(block, sites):
-    n = len(sites.get("floor", ()))
-    return block.variance(
-        sites.get("error_scale", np.zeros(0)), sites.get("floor"), sites.get("floor_trend", np.zeros((n, 0)))
-    )
 
 
 def _worst(delta, var, block, clip):

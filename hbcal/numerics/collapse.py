@@ -13,7 +13,8 @@ the free coefficients, b = E theta and theta ~ N(0, diag(sd^2)), theta integrate
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
+import numpy as np
+from jax.scipy.linalg import block_diag, solve_triangular
 
 from hbcal._pytree import pytree
 from hbcal._typing import Array, Bool, Float
@@ -47,8 +48,7 @@ def gram(
 ) -> Gram:
     """Integrate every star of a block out: the quadratic form in the free coefficients that is left.
 
-    K y is formed from y - ybar_i, so a large common value (Teff = 5000 K) costs no digits, and K is contracted one
-    free slot at a time, so no (n_star, n_slot, n_slot, n_term) array ever exists.
+    K y is formed from y - ybar_i, so a large common value (Teff = 5000 K) costs no digits.
 
     Args:
         y: measurements, label unit; anything finite where nothing was measured.
@@ -84,12 +84,14 @@ def gram(
 
     linear = jnp.einsum("isk,is->sk", phi, centred[:, :n_free]).reshape(-1)
     share = weight[:, :n_free]
-    rows = []
-    for s in range(n_free):
-        tied = -share[:, s, None] * share / total[:, None]
-        tied = tied.at[:, s].add(share[:, s])
-        rows.append(phi[:, s].T @ (tied[:, :, None] * phi).reshape(n_star, -1))
-    full = jnp.concatenate(rows, axis=0)
+    # within a slot: sum_i K_i,ss phi_s^T phi_s; between slots, all pairs at once: -(w_s phi_s)^T (w_t phi_t) / W
+    within = share * (1.0 - share / total[:, None])
+    blocks = [phi[:, s].T @ (within[:, s, None] * phi[:, s]) for s in range(n_free)]
+    full = block_diag(*blocks)
+    if n_free > 1:
+        joint = (phi * (share / jnp.sqrt(total)[:, None])[:, :, None]).reshape(n_star, -1)
+        slot = np.repeat(np.arange(n_free), n_term)
+        full = full - jnp.where(slot[:, None] == slot, 0.0, joint.T @ joint)
     return Gram(spread.T @ full @ spread, spread.T @ linear, square, const)
 
 

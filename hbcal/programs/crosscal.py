@@ -46,14 +46,22 @@ class Design:
         labels: one per label with something to calibrate.
         floor_unit: prior scale of each floor, label unit, (n_floor,).
         scale_unit: prior scale of each learnt prior sd, label unit, (n_scale,).
-        n_error, n_floor_term: how many error scales and how many floor terms there are.
+        floor_place: (n_floor, n_floor_term, n_gamma) one-hot: which term of which floor each gamma belongs to.
+        n_error: how many error scales there are.
     """
 
     labels: tuple[Label, ...]
     floor_unit: Float[AnyArray, " n_floor"]
     scale_unit: Float[AnyArray, " n_scale"]
+    floor_place: Float[AnyArray, "n_floor n_floor_term n_gamma"]
     n_error: int = static()
-    n_floor_term: int = static()
+
+    def variances(self, label: Label, sites: dict[str, AnyArray]) -> tuple[Array, ...]:
+        """Noise variance of each block of a label, given a draw of the noise sites."""
+        none = jnp.zeros(0)
+        gamma = jnp.asarray(self.floor_place) @ sites.get("floor_trend", none)
+        noise = sites.get("error_scale", none), sites.get("floor", none), gamma
+        return tuple(block.variance(*noise) for block in label.blocks)
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def crosscal(
     |---------------|-------------|--------------------------------|-----------------------------------------------|
     | error_scale   | n_error     | LogNormal(0, priors.error_scale)| a, where a survey reports errors              |
     | floor         | n_floor     | HalfNormal(design.floor_unit)  | tau, where a survey is not an anchor           |
-    | floor_trend   | n_floor, m  | Normal(0, priors.floor_trend)  | gamma                                         |
+    | floor_trend   | n_gamma     | Normal(0, priors.floor_trend)  | gamma, where a floor has that term            |
     | prior_sd      | n_scale     | HalfNormal(design.scale_unit)  | hierarchical sd of offsets and trends          |
     | coef_<label>  | n_coef      | Normal(0, sd)                  | delta, beta; sampled only when y is omitted    |
     | y_<label>     |             | FlatStars                      | z and (delta, beta) integrated out when given  |
@@ -100,23 +108,26 @@ def crosscal(
         >>> [each.shape == given.shape for each, given in zip(y, tiny_prepared().y)]
         [True]
     """
-    n_floor, n_term = design.floor_unit.shape[0], design.n_floor_term
-    error_scale = _sites("error_scale", "n_error", dist.LogNormal(0.0, priors.error_scale).expand([design.n_error]))
-    floor = _sites("floor", "n_floor", dist.HalfNormal(design.floor_unit))
-    gamma = dist.Normal(0.0, priors.floor_trend).expand([n_floor, n_term])
-    floor_trend = _sites("floor_trend", "n_floor", gamma.to_event(1)) if n_term else jnp.zeros((n_floor, 0))
+    n_gamma = design.floor_place.shape[2]
+    noise = {
+        "error_scale": _sites(
+            "error_scale", "n_error", dist.LogNormal(0.0, priors.error_scale).expand([design.n_error])
+        ),
+        "floor": _sites("floor", "n_floor", dist.HalfNormal(design.floor_unit)),
+        "floor_trend": _sites("floor_trend", "n_gamma", dist.Normal(0.0, priors.floor_trend).expand([n_gamma])),
+    }
     scales = _sites("prior_sd", "n_scale", dist.HalfNormal(design.scale_unit))
 
     measured = []
     for i, label in enumerate(design.labels):
         prior_sd = label.prior_sd(scales)
-        variances = [block.variance(error_scale, floor, floor_trend) for block in label.blocks]
+        variances = design.variances(label, noise)
         if y is None:
             coef = numpyro.sample(f"coef_{label.name}", dist.Normal(0.0, prior_sd).to_event(1))
             mean = stack([block.mean(coef) for block in label.blocks])
-            model = dist.Normal(mean, jnp.sqrt(stack(variances))).to_event(1)
+            model = dist.Normal(mean, jnp.sqrt(stack(list(variances)))).to_event(1)
         else:
-            model = FlatStars(label.blocks, tuple(variances), prior_sd)
+            model = FlatStars(label.blocks, variances, prior_sd)
         measured.append(numpyro.sample(f"y_{label.name}", model, obs=None if y is None else y[i]))
     return tuple(measured)
 
@@ -125,7 +136,7 @@ def _sites(name: str, axis: str, prior: dist.Distribution) -> AnyArray:
     """Sample a vector in the plate of its axis; nothing where there is nothing to sample."""
     size = prior.batch_shape[0]
     if size == 0:
-        return jnp.zeros(prior.batch_shape + prior.event_shape)
+        return jnp.zeros(0)
     with numpyro.plate(axis, size):
         return numpyro.sample(name, prior)
 
@@ -163,12 +174,9 @@ def draw_coefficients(
         (6,)
     """
     draws = {}
-    n_floor = design.floor_unit.shape[0]
-    error_scale, floor = sites.get("error_scale", jnp.zeros(0)), sites.get("floor", jnp.zeros(0))
-    floor_trend = sites.get("floor_trend", jnp.zeros((n_floor, 0)))
     scales = sites.get("prior_sd", jnp.zeros(0))
     for label, measured, label_key in zip(design.labels, y, jax.random.split(key, len(design.labels)), strict=True):
-        variances = [b.variance(error_scale, floor, floor_trend) for b in label.blocks]
-        mean, factor = FlatStars(label.blocks, tuple(variances), label.prior_sd(scales)).conditional(measured)
+        stars = FlatStars(label.blocks, design.variances(label, sites), label.prior_sd(scales))
+        mean, factor = stars.conditional(measured)
         draws[f"coef_{label.name}"] = conditional_draw(mean, factor, white * jax.random.normal(label_key, mean.shape))
     return draws

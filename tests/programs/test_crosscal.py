@@ -137,6 +137,17 @@ def priors_of(recipe):
     return Priors(recipe.priors.error_scale, recipe.priors.floor_trend)
 
 
+def pairs(prepared):
+    """(floor, floor term) of each gamma; a case has at most one floor table, so a floor has all terms or none."""
+    out = []
+    for k, (survey, label) in enumerate(prepared.floors):
+        for f in prepared.recipe.floor:
+            concerned = (not f.surveys or survey in f.surveys) and (not f.labels or label in f.labels)
+            if concerned and label not in prepared.recipe.surveys[survey].anchor:
+                out += [(k, m) for m in range(len(prepared.floor_names))]
+    return out
+
+
 def log_density(prepared):
     """Log density of the sampled sites, unconstrained, compiled."""
     kwargs = {"priors": priors_of(prepared.recipe)}
@@ -166,8 +177,9 @@ def carried(z, of, to):
     }
     out = {k: z[k][np.array(rows, int)] for k, rows in order.items() if k in z}
     if "floor_trend" in z:
-        columns = [of.floor_names.index(name) for name in to.floor_names]
-        out["floor_trend"] = z["floor_trend"][np.array(order["floor"])][:, np.array(columns)]
+        named = [(of.floors[k], of.floor_names[m]) for k, m in pairs(of)]
+        at = [named.index((to.floors[k], to.floor_names[m])) for k, m in pairs(to)]
+        out["floor_trend"] = z["floor_trend"][np.array(at)]
     return out
 
 
@@ -204,9 +216,10 @@ def twin(table, terms_of, prepared):
     with pm.Model() as model:
         a = pm.LogNormal("error_scale", 0.0, recipe.priors.error_scale, shape=len(prepared.error_scales))
         tau = pm.HalfNormal("floor", np.array([recipe.labels[l].floor_scale for _, l in prepared.floors]))
-        n_gamma = len(prepared.floor_names)
+        n_gamma, where = len(prepared.floor_names), pairs(prepared)
         if n_gamma:
-            gamma = pm.Normal("floor_trend", 0.0, recipe.priors.floor_trend, shape=(len(prepared.floors), n_gamma))
+            flat = pm.Normal("floor_trend", 0.0, recipe.priors.floor_trend, shape=len(where))
+            gamma = pt.set_subtensor(pt.zeros((len(prepared.floors), n_gamma))[tuple(np.transpose(where))], flat)
         if prepared.scales:
             of = {"offset": lambda l: table["labels"][l]["offset_scale"]}
             of |= {f"trend{i}": lambda _, t=t: t["scale"] for i, t in enumerate(table.get("trend", [])) if "scale" in t}
@@ -286,7 +299,8 @@ def dense_label(prepared, terms_of, label, z):
             asked = any(
                 (not f.surveys or name[0] in f.surveys) and (not f.labels or label in f.labels) for f in recipe.floor
             )
-            log = [site["floor_trend"][k][m] * floor_columns[c][at] for m, c in enumerate(prepared.floor_names)]
+            gamma = dict(zip(pairs(prepared), site.get("floor_trend", []), strict=True))
+            log = [gamma.get((k, m), 0.0) * floor_columns[c][at] for m, c in enumerate(prepared.floor_names)]
             noise[j] += (site["floor"][k] * np.exp(sum(log) if asked and name[0] in free else 0.0)) ** 2
     columns, blocks = {}, []
     for term_label, term, values, sd, scale, tied in terms:
