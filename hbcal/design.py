@@ -383,9 +383,9 @@ def named_quantities(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[s
     for j, (survey, label) in enumerate(prepared.floors):
         s, l = cat.surveys.index(survey), cat.labels.index(label)
         floor[:, :, s, l] = sites["floor"][:, :, j]
-        place = prepared.design.floor_place[j]
-        has = place.any(axis=1)
-        gamma[:, :, s, l, has] = sites.get("floor_trend", np.zeros((*lead, 0))) @ place[has].T
+        place = np.asarray(prepared.design.floor_place[j])
+        at = place.any(axis=1)
+        gamma[:, :, s, l, at] = sites.get("floor_trend", np.zeros((*lead, 0))) @ place[at].T
     out = {"offset": full[..., 0], "trend": full[..., 1:], "error_scale": scale, "floor": floor, "floor_trend": gamma}
     out["prior_sd"] = sites.get("prior_sd", np.zeros((*lead, 0)))
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -56,7 +57,7 @@ class Design:
     floor_place: Float[AnyArray, "n_floor n_floor_term n_gamma"]
     n_error: int = static()
 
-    def variances(self, label: Label, sites: dict[str, AnyArray]) -> tuple[Array, ...]:
+    def variances(self, label: Label, sites: Mapping[str, AnyArray]) -> tuple[Array, ...]:
         """Noise variance of each block of a label, given a draw of the noise sites."""
         none = jnp.zeros(0)
         gamma = jnp.asarray(self.floor_place) @ sites.get("floor_trend", none)
