@@ -151,7 +151,7 @@ def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
         if np.array_equal(new, out):
             break
         out = new
-    return Start({k: v for k, v in sites.items() if k in start}, mode.inverse_mass((masked, prepared.y)), out)
+    return Start({k: v for k, v in sites.items() if k in start}, mode.inverse_mass(), out)
 
 
 def _worst(delta, var, block, clip):
