@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from numpyro.infer.hmc import hmc
 
 from hbcal.infer.potential import Potential
@@ -22,6 +23,9 @@ STATS = ("diverging", "energy", "accept_prob", "num_steps", "step_size")
 class Sampler:
     """The compiled pieces a chain is made of; one per process, shared by its chains.
 
+    NUTS moves in u, z = start + L u with L L^T the task's `inverse_mass` (0.01 where it has none): NUTS shrinks its own
+    estimate of the metric towards 1e-3, a variance a floor known to 0.00003 dex would never recover from.
+
     Args:
         task: program and data.
         settings: NUTS settings.
@@ -31,16 +35,24 @@ class Sampler:
         self.task, self.settings = task, settings
         self._args = jax.device_put(task.args)
         potential = Potential(task)
-        self._centre = potential.start(self._args)
+        centre, unravel = ravel_pytree(potential.start(self._args))
+        spread = 0.1 * jnp.eye(centre.size) if task.inverse_mass is None else jnp.linalg.cholesky(task.inverse_mass)
+        self._n = centre.size
+
+        def place(u):
+            return unravel(centre + spread @ u)
+
         # a metric from the start saves most of the warmup's long trajectories; the rest are cut at half the depth
         depth = (max(settings.max_tree_depth - 2, 1), settings.max_tree_depth)
-        init, step = hmc(potential_fn_gen=lambda *args: lambda z: potential.energy(z, args), algo="NUTS")
+        init, step = hmc(potential_fn_gen=lambda *args: lambda u: potential.energy(place(u), args), algo="NUTS")
 
-        def first(key, z, args):
+        # a full covariance takes several steps per number to learn; with fewer, the task's own serves better
+        dense = 0 < 10 * centre.size <= settings.warmup
+
+        def first(key, u, args):
             return init(
-                z, num_warmup=settings.warmup, dense_mass=[tuple(sorted(z))] if z else [], rng_key=key, model_args=args,
+                u, num_warmup=settings.warmup, dense_mass=dense, rng_key=key, model_args=args,
                 target_accept_prob=settings.target_accept, max_tree_depth=depth,
-                inverse_mass_matrix=None if task.inverse_mass is None else {tuple(sorted(z)): task.inverse_mass},
             )  # fmt: skip
 
         def steps(state, n, args):
@@ -59,7 +71,7 @@ class Sampler:
         def finish(z, index, key, args):
             def one(item):
                 position, i = item
-                sites = potential.sites(position, args)
+                sites = potential.sites(place(position), args)
                 if task.complete is not None:
                     drawn = task.complete(jax.random.fold_in(key, i), sites, *args, **dict(task.kwargs))
                     sites = {**sites, **drawn}
@@ -73,12 +85,8 @@ class Sampler:
         """State before the first step of a chain, and the key of what is drawn exactly."""
         key = jax.random.fold_in(jax.random.PRNGKey(self.settings.seed), chain)
         key_jitter, key_chain, key_exact = jax.random.split(key, 3)
-        leaves, tree = jax.tree.flatten(self._centre)
-        keys = jax.random.split(key_jitter, max(len(leaves), 1))
-        moved = [
-            x + self.settings.jitter * jax.random.normal(k, jnp.shape(x)) for x, k in zip(leaves, keys, strict=False)
-        ]
-        return self._first(key_chain, jax.tree.unflatten(tree, moved), self._args), key_exact
+        start = self.settings.jitter * jax.random.normal(key_jitter, (self._n,))
+        return self._first(key_chain, start, self._args), key_exact
 
     def run(self, chain: int, folder: Path) -> Iterator[int]:
         """Sample a chain, or what is left of it, into ``folder``; yields the number of steps done.

@@ -28,8 +28,8 @@ class Mode:
 
     def __init__(self, task: Task):
         potential = Potential(task)
-        self._at, unravel = ravel_pytree(potential.start(jax.device_put(task.args)))
-        self._at = np.asarray(self._at)
+        start, unravel = ravel_pytree(potential.start(jax.device_put(task.args)))
+        self._at = np.asarray(start)
         self._curvature: tuple[np.ndarray, np.ndarray] | None = None  # eigenvalues and vectors where last looked
         self._value_and_grad = jax.jit(jax.value_and_grad(lambda flat, args: potential.energy(unravel(flat), args)))
         self._hessian = jax.jit(jax.hessian(lambda flat, args: potential.energy(unravel(flat), args)))

@@ -17,7 +17,7 @@ class Settings:
         seed: of every random number of the run.
         chunk: draws between two writes to disk.
         target_accept, max_tree_depth: of NUTS.
-        jitter: sd of the chains' starting points around the start, in unconstrained units.
+        jitter: how far from the start the chains begin, in sd of the task's `inverse_mass`.
         workers: processes that share the chains; None for one per core, 0 to stay in this process.
         platform: ``"cpu"`` or ``"gpu"``.
     """
@@ -29,7 +29,7 @@ class Settings:
     chunk: int = 100
     target_accept: float = 0.8
     max_tree_depth: int = 8
-    jitter: float = 0.1
+    jitter: float = 2.0
     workers: int | None = None
     platform: str = "cpu"
 
@@ -49,7 +49,8 @@ class Task:
         complete: module-level ``f(key, sites, *args, **kwargs) -> dict`` that draws, exactly, what the program
             integrated out; or None.
         fold: half-normal sites to sample with a sign (`hbcal.infer.fold`).
-        inverse_mass: first guess of the posterior's covariance, unconstrained, sites in alphabetical order; or None.
+        inverse_mass: first guess of the posterior's covariance, unconstrained, sites in alphabetical order; 0.01
+            on the diagonal where None.
     """
 
     program: Callable[..., Any]
