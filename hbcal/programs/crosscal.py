@@ -61,8 +61,7 @@ class Design:
         """Noise variance of each block of a label, given a draw of the noise sites."""
         none = jnp.zeros(0)
         gamma = jnp.asarray(self.floor_place) @ sites.get("floor_trend", none)
-        noise = sites.get("error_scale", none), sites.get("floor", none), gamma
-        return tuple(block.variance(*noise) for block in label.blocks)
+        return tuple(b.variance(sites.get("error_scale", none), sites.get("floor", none), gamma) for b in label.blocks)
 
 
 @dataclass(frozen=True)
@@ -135,10 +134,9 @@ def crosscal(
 
 def _sites(name: str, axis: str, prior: dist.Distribution) -> AnyArray:
     """Sample a vector in the plate of its axis; nothing where there is nothing to sample."""
-    size = prior.batch_shape[0]
-    if size == 0:
+    if prior.batch_shape[0] == 0:
         return jnp.zeros(0)
-    with numpyro.plate(axis, size):
+    with numpyro.plate(axis, prior.batch_shape[0]):
         return numpyro.sample(name, prior)
 
 
