@@ -26,6 +26,8 @@ lint: $(READY)
 validate: $(READY)  ## the slow statistical set, and the real catalogues
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -W ignore benchmarks/kepler_tenfold.py
+	$(BIN)/python -W ignore benchmarks/reference.py
+	$(BIN)/python -W ignore benchmarks/seismic_drop_one.py
 
 bench: $(READY)  ## every number a ratio to a rival in the same run
 	$(BIN)/python -W ignore benchmarks/textbook_vs_pymc.py
