@@ -27,7 +27,7 @@ from hbcal.infer.task import Settings, Task
 from hbcal.programs.crosscal import crosscal, draw_coefficients
 from hbcal.recipe import Recipe, load_recipe
 from hbcal.run import Run, open_run
-from hbcal.start import FOLD, Start, find_start, priors_of
+from hbcal.start import FOLD, Start, find_start, priors_of, ring_of
 from hbcal.tree import build_tree
 
 
@@ -57,7 +57,7 @@ def calibrate(
         out: folder of the run; must not hold anything unless `resume`.
         seed, chains, draws, warmup: of the sampler; the recipe's where None; draws and warmup are per chain.
         resume: go on with a run that was interrupted; draws are the same to the bit. Nothing there: start afresh.
-        workers: processes that share the chains; None for one per core, 0 to stay in this one.
+        workers: processes that share the chains, 0 for threads of this one; None lets the size of the task decide.
         device: ``"cpu"``, ``"gpu"``, or ``"auto"`` (a GPU when there is one and the work is large).
         progress: called with lines of text.
 
@@ -120,7 +120,15 @@ def calibrate(
             say(f"left out: {n} measurements, {reason}")
         say(f"sampling on the {settings.platform}: {settings.chains} chains of {settings.warmup} + {settings.draws}")
         data_and_priors = (prepared.design, prepared.y), {"priors": priors_of(prepared)}
-        task = Task(crosscal, *data_and_priors, start.sites, draw_coefficients, start.inverse_mass, FOLD)
+        task = Task(
+            crosscal,
+            *data_and_priors,
+            start.sites,
+            draw_coefficients,
+            start.inverse_mass,
+            FOLD,
+            ring_of(prepared),
+        )
         sites, stats = sample(task, settings, out / "chains", progress=say)
         run = _write(out, prepared, sites, stats, settings, mark["identity"], begun)
         shutil.rmtree(out / "chains")
@@ -151,9 +159,11 @@ def _settings(
             raise HbcalError("The device is gpu, but JAX sees none: install hbcal-surveys[cuda], or use --device cpu.")
         # below some 10^9 multiplications a gradient is over before a GPU has been told to begin
         device = "gpu" if there and (device == "gpu" or gradient > 1e9) else "cpu"
+    if workers is None and device == "cpu" and gradient < 1e5:
+        workers = 0  # over before processes have started
     return Settings(
-        chains or spec.chains, warmup or spec.warmup, draws or spec.draws, seed, spec.chunk, spec.target_accept,
-        spec.max_tree_depth, workers=workers, platform=device,
+        chains or spec.chains, warmup or spec.warmup, draws or spec.draws, seed, spec.thin, spec.chunk,
+        spec.target_accept, spec.max_tree_depth, workers=workers, platform=device,
     )  # fmt: skip
 
 

@@ -146,7 +146,7 @@ def _check_sampling(recipe: Recipe) -> None:
     if not 0 <= recipe.clip < math.inf:
         raise HbcalError(f"The recipe's clip is {recipe.clip}: it must be 0 (off) or positive.")
     sampling = recipe.sampling
-    for name, least in {"chains": 1, "warmup": 1, "draws": 4, "chunk": 1, "max_tree_depth": 1}.items():
+    for name, least in {"chains": 1, "warmup": 1, "draws": 4, "thin": 1, "chunk": 1, "max_tree_depth": 1}.items():
         value = getattr(sampling, name)
         if value < least:
             raise HbcalError(f"The recipe's sampling has {name} = {value}: it must be at least {least}.")

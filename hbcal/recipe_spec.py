@@ -143,6 +143,7 @@ class SamplingSpec:
     draws: int = 1000
     target_accept: float = 0.8
     max_tree_depth: int = 8
+    thin: int = 1
     chunk: int = 100
 
 

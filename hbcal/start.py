@@ -8,11 +8,40 @@ import jax
 import numpy as np
 
 from hbcal.design import Prepared
+from hbcal.infer.fold import SUFFIX
 from hbcal.infer.optimise import Mode
+from hbcal.infer.ring import Ring
 from hbcal.infer.task import Task
 from hbcal.programs.crosscal import Priors, crosscal, draw_coefficients
 
 FOLD = ("floor",)
+
+
+def ring_of(prepared: Prepared) -> Ring | None:
+    """The pairs of an error scale and a floor of one survey and label.
+
+    Args:
+        prepared: names its scales and floors.
+
+    Returns:
+        `Ring` with the median error of each pair, label units; None without a pair.
+
+    Errors:
+        None.
+
+    Example:
+        >>> ring_of(tiny_prepared()).floor_at.tolist()
+        [0, 1]
+    """
+    cat = prepared.catalogue
+    both = [pair for pair in prepared.floors if pair in prepared.error_scales]
+    if not both:
+        return None
+    where = [(cat.survey == cat.surveys.index(s)) & (cat.label == cat.labels.index(l)) for s, l in both]
+    return Ring(
+        "error_scale", f"floor{SUFFIX}", np.array([prepared.error_scales.index(pair) for pair in both]),
+        np.array([prepared.floors.index(pair) for pair in both]), np.array([np.nanmedian(cat.error[w]) for w in where]),
+    )  # fmt: skip
 
 
 def priors_of(prepared: Prepared) -> Priors:
@@ -123,7 +152,8 @@ def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
     """
     design = prepared.design
     start = least_squares_start(prepared)
-    mode = Mode(Task(crosscal, (design, prepared.y), {"priors": priors_of(prepared)}, start, fold=FOLD))
+    ring = ring_of(prepared)
+    mode = Mode(Task(crosscal, (design, prepared.y), {"priors": priors_of(prepared)}, start, fold=FOLD, ring=ring))
     coefficients = jax.jit(
         lambda sites, design, y: draw_coefficients(jax.random.PRNGKey(0), sites, design, y, white=0.0)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -55,11 +56,16 @@ class Sampler:
                 target_accept_prob=settings.target_accept, max_tree_depth=depth,
             )  # fmt: skip
 
-        def steps(state, n, args):
+        def steps(state, n, thin, args):
+            def once(_, carry):
+                state, diverging, leaps = carry
+                state = step(state, args)
+                return state, diverging | state.diverging, leaps + state.num_steps
+
             def body(i, carry):
                 state, kept = carry
-                state = step(state, args)
-                stats = (state.diverging, state.energy, state.accept_prob, state.num_steps, state.adapt_state.step_size)
+                state, diverging, leaps = jax.lax.fori_loop(0, thin, once, (state, False, 0))
+                stats = (diverging, state.energy, state.accept_prob, leaps, state.adapt_state.step_size)
                 new = (state.z, dict(zip(STATS, stats, strict=True)))
                 return state, jax.tree.map(lambda store, value: store.at[i].set(value), kept, new)
 
@@ -79,7 +85,20 @@ class Sampler:
 
             return jax.lax.map(one, (z, index))
 
-        self._first, self._steps, self._finish = jax.jit(first), jax.jit(steps), jax.jit(finish)
+        self._compile(jax.jit(first), jax.jit(steps), jax.jit(finish))
+
+    def _compile(self, first: Any, steps: Any, finish: Any) -> None:
+        """Trace one after the other (NumPyro keeps its handlers in one list), compile side by side."""
+        key, index = jax.random.PRNGKey(0), jnp.arange(self.settings.chunk)
+        state = jax.eval_shape(first, key, jnp.zeros(self._n), self._args)
+        z = jax.eval_shape(steps, state, 0, 1, self._args)[1][0]
+        traced = [
+            first.lower(key, jnp.zeros(self._n), self._args),
+            steps.lower(state, 0, 1, self._args),
+            finish.lower(z, index, key, self._args),
+        ]
+        with ThreadPoolExecutor(len(traced)) as threads:
+            self._first, self._steps, self._finish = threads.map(lambda each: each.compile(), traced)
 
     def first(self, chain: int) -> tuple[Any, jax.Array]:
         """State before the first step of a chain, and the key of what is drawn exactly."""
@@ -115,7 +134,8 @@ class Sampler:
             yield done
             edge = settings.warmup if done < settings.warmup else total
             n = min(settings.chunk, edge - done)
-            state, (z, stats) = self._steps(state, n, self._args)
+            thin = settings.thin if done >= settings.warmup else 1
+            state, (z, stats) = self._steps(state, n, thin, self._args)
             arrays: dict[str, Any] = {f"state{i}": x for i, x in enumerate(jax.tree.leaves(state))}
             arrays["start"], arrays["stop"] = done, done + n
             if done >= settings.warmup:

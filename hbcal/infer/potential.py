@@ -33,11 +33,15 @@ class Potential:
 
     def energy(self, z: Mapping[str, Array], args: tuple[Any, ...]) -> Array:
         """Potential energy at unconstrained z."""
-        return potential_energy(self._program, args, self._kwargs, z)
+        bent, log_det = self._bent(z)
+        return potential_energy(self._program, args, self._kwargs, bent) - log_det
 
     def sites(self, z: Mapping[str, Array], args: tuple[Any, ...]) -> dict[str, Array]:
         """Sampled sites, in their own units, at unconstrained z."""
-        return constrain_fn(self._program, args, self._kwargs, z, return_deterministic=True)
+        return constrain_fn(self._program, args, self._kwargs, self._bent(z)[0], return_deterministic=True)
+
+    def _bent(self, z: Mapping[str, Array]) -> tuple[Mapping[str, Array], Array | float]:
+        return self.task.ring.bent(z) if self.task.ring else (z, 0.0)
 
     def start(self, args: tuple[Any, ...]) -> dict[str, Array]:
         """Unconstrained start: the task's values, the median of prior draws for sites it does not give."""
@@ -50,6 +54,7 @@ class Potential:
         def unconstrained(args):
             draws = jax.vmap(latent, in_axes=(0, None))(jax.random.split(jax.random.PRNGKey(0), 15), args)
             middle = jax.tree.map(lambda x: jnp.median(x, axis=0), draws)
-            return unconstrain_fn(self._program, args, self._kwargs, {**middle, **self._start})
+            z = unconstrain_fn(self._program, args, self._kwargs, {**middle, **self._start})
+            return self.task.ring.straight(z) if self.task.ring else z
 
         return jax.jit(unconstrained)(args)

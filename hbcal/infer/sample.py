@@ -6,8 +6,10 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +54,30 @@ def sample(
     if settings.platform != "cpu":
         n_workers = 1  # one device: its chains take turns
     if n_workers == 0:
-        _run_here(task, settings, folder, progress)
+        _run_here(task, settings, folder, min(cores, settings.chains), progress)
     else:
         _run_workers(task, settings, folder, n_workers, progress)
     return gather(folder, settings)
 
 
-def _run_here(task: Task, settings: Settings, folder: Path, progress: Progress | None) -> None:
+def _run_here(task: Task, settings: Settings, folder: Path, n_threads: int, progress: Progress | None) -> None:
     from hbcal.infer.chain import Sampler
 
     sampler = Sampler(task, settings)
-    for chain in range(settings.chains):
+    stop = threading.Event()
+
+    def run(chain: int) -> None:
         for done in sampler.run(chain, folder):
+            if stop.is_set():
+                return
             if progress:
                 progress(f"chain {chain}: {done}/{settings.warmup + settings.draws} steps")
+
+    with ThreadPoolExecutor(max(n_threads, 1)) as threads:
+        try:
+            list(threads.map(run, range(settings.chains)))
+        finally:
+            stop.set()  # an interrupted run does not sample on behind the user's back
 
 
 def _run_workers(task: Task, settings: Settings, folder: Path, n_workers: int, progress: Progress | None) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hbcal.infer.ring import Ring
 
 
 @dataclass(frozen=True)
@@ -14,11 +17,12 @@ class Settings:
 
     Attributes:
         chains, warmup, draws: how many; draws are per chain.
+        thin: steps per draw kept; a divergence in any of them marks the draw.
         seed: of every random number of the run.
         chunk: draws between two writes to disk.
         target_accept, max_tree_depth: of NUTS.
         jitter: how far from the start the chains begin, in sd of the task's `inverse_mass`.
-        workers: processes that share the chains; None for one per core, 0 to stay in this process.
+        workers: processes that share the chains; None for one per core, 0 for threads of this process.
         platform: ``"cpu"`` or ``"gpu"``.
     """
 
@@ -26,6 +30,7 @@ class Settings:
     warmup: int = 500
     draws: int = 1000
     seed: int = 0
+    thin: int = 1
     chunk: int = 100
     target_accept: float = 0.8
     max_tree_depth: int = 8
@@ -49,6 +54,7 @@ class Task:
         complete: module-level ``f(key, sites, *args, **kwargs) -> dict`` that draws, exactly, what the program
             integrated out; or None.
         fold: half-normal sites to sample with a sign (`hbcal.infer.fold`).
+        ring: pairs of a scale and a floor to sample in straightened coordinates, or None.
         inverse_mass: first guess of the posterior's covariance, unconstrained, sites in alphabetical order; 0.01
             on the diagonal where None.
     """
@@ -60,3 +66,4 @@ class Task:
     complete: Callable[..., dict[str, Any]] | None = None
     inverse_mass: Any = None
     fold: tuple[str, ...] = ()
+    ring: Ring | None = None

@@ -1,0 +1,83 @@
+"""Coordinates in which an error scale and a floor that share one scatter are nearly independent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from hbcal._typing import AnyArray, Array
+
+
+@dataclass(frozen=True)
+class Ring:
+    """(log a, n) as (log s, w): e a = e s / cosh w, n = e s tanh w, so that (e a)^2 + n^2 = (e s)^2.
+
+    Where all errors are about e the data know s, and hardly w: an arc in (a e, n), along which NUTS needs steps as
+    short as the arc is thin. Here it is straight. |d(log a, n) / d(log s, w)| = e s.
+
+    Attributes:
+        scale, floor: sites of the log-normal scales a and of the signed floors n.
+        scale_at, floor_at: entries of each pair, (n_pair,).
+        error: a typical error e of each pair, the floor's unit, (n_pair,).
+    """
+
+    scale: str
+    floor: str
+    scale_at: AnyArray
+    floor_at: AnyArray
+    error: AnyArray
+
+    def straight(self, z: Mapping[str, Array]) -> dict[str, Array]:
+        """(log s, w) at unconstrained (log a, n), in the places of log a and n.
+
+        Args:
+            z: unconstrained values of all sites.
+
+        Returns:
+            The same sites, the pairs replaced.
+
+        Errors:
+            KeyError when a site is missing.
+
+        Example:
+            >>> ring = Ring("a", "n", np.array([0]), np.array([1]), np.array([0.5]))
+            >>> z = {"a": jnp.array([0.3]), "n": jnp.array([2.0, -1.0])}
+            >>> back, _ = ring.bent(ring.straight(z))
+            >>> [bool(jnp.allclose(back[name], z[name])) for name in z]
+            [True, True]
+        """
+        log_a, n = z[self.scale][self.scale_at], z[self.floor][self.floor_at]
+        w = jnp.arcsinh(n / (self.error * jnp.exp(log_a)))
+        return self._put(z, log_a + _log_cosh(w), w)
+
+    def bent(self, z: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
+        """(log a, n) at (log s, w), and the log of the determinant.
+
+        Args:
+            z: as `straight` gives it.
+
+        Returns:
+            Unconstrained values of all sites, and log |d(log a, n) / d(log s, w)|, ().
+
+        Errors:
+            KeyError when a site is missing.
+
+        Example:
+            >>> ring = Ring("a", "n", np.array([0]), np.array([0]), np.array([0.5]))
+            >>> z, log_det = ring.bent({"a": jnp.array([0.0]), "n": jnp.array([1.0])})
+            >>> float((0.5 * jnp.exp(z["a"][0])) ** 2 + z["n"][0] ** 2), float(jnp.exp(log_det))
+            (0.25, 0.5)
+        """
+        log_s, w = z[self.scale][self.scale_at], z[self.floor][self.floor_at]
+        size = self.error * jnp.exp(log_s)
+        return self._put(z, log_s - _log_cosh(w), jnp.asarray(size * jnp.tanh(w))), jnp.log(size).sum()
+
+    def _put(self, z: Mapping[str, Array], first: Array, second: Array) -> dict[str, Array]:
+        scale = jnp.asarray(z[self.scale]).at[self.scale_at].set(first)
+        return {**z, self.scale: scale, self.floor: jnp.asarray(z[self.floor]).at[self.floor_at].set(second)}
+
+
+def _log_cosh(w: Array) -> Array:
+    return jnp.logaddexp(w, -w) - jnp.log(2.0)
