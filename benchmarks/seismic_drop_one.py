@@ -2,7 +2,7 @@
 
     python benchmarks/seismic_drop_one.py [--full RUN] [--drop A2Z CAN COR OCT SYD]
 
-The pipeline is taken out of the recipe, so the consensus nu_max is that of the other four. Offsets are compared after
+The pipeline is taken out of the recipe, so the consensus Delta nu is that of the other four. Offsets are compared after
 removing their mean over the pipelines left, in units of the full fit's posterior sd. Needs the catalogue in
 HBCAL_TEST_DATA.
 """
