@@ -118,6 +118,8 @@ def calibrate(
             prepared, start = _without_clipped(prepared, start)
         for reason, n in prepared.catalogue.left_out.items():
             say(f"left out: {n} measurements, {reason}")
+        for note in start.notes:
+            say(note)
         say(f"sampling on the {settings.platform}: {settings.chains} chains of {settings.warmup} + {settings.draws}")
         data_and_priors = (prepared.design, prepared.y), {"priors": priors_of(prepared)}
         task = Task(

@@ -167,6 +167,7 @@ class _Builder:
         self.recipe, self.catalogue, self.graph, self.anchors = recipe, catalogue, graph, anchors
         self.terms, self.floor_names = [OFFSET], list[str]()
         self.error_scales, self.floors = list[tuple[str, str]](), list[tuple[str, str]]()
+        self.floor_place: set[tuple[int, int]] = set()  # (floor, term) pairs that exist
         self.scales: dict[str, float] = {}
 
     def label(self, label: str) -> tuple[Label, np.ndarray, np.ndarray, np.ndarray]:
@@ -296,6 +297,7 @@ class _Builder:
                 for k, name in enumerate(floor.names):
                     i = _index(self.floor_names, name)
                     psi = np.concatenate([psi, np.zeros((*psi.shape[:2], max(0, i + 1 - psi.shape[2])))], axis=2)
+                    self.floor_place.add((floor_of[-1], i))
                     psi[:, j, i] = np.where(seen[:, j], floor.values[:, k], 0.0)
         return Block(
             seen, phi, spread.reshape(-1, n_coef), np.where(np.isfinite(error), error, 0.0) ** 2, psi,
@@ -319,15 +321,11 @@ def _visits(star: np.ndarray, survey: np.ndarray) -> np.ndarray:
 
 def _places(builder: _Builder) -> np.ndarray:
     """One-hot (n_floor, n_floor_term, n_gamma) of the terms that exist, floor after floor."""
-    exists = np.zeros((len(builder.floors), len(builder.floor_names)), bool)
-    for i, (survey, label) in enumerate(builder.floors):
-        if survey not in builder.anchors[label]:
-            no_row = np.zeros((0, len(builder.recipe.covariates)))
-            for name in floor_terms(builder.recipe, survey, label, no_row).names:
-                exists[i, builder.floor_names.index(name)] = True
-    place = np.zeros((*exists.shape, int(exists.sum())))
-    place[(*np.nonzero(exists), np.arange(place.shape[2]))] = 1.0
-    return place
+    places = sorted(builder.floor_place)
+    one_hot = np.zeros((len(builder.floors), len(builder.floor_names), len(places)))
+    for k, (floor, term) in enumerate(places):
+        one_hot[floor, term, k] = 1.0
+    return one_hot
 
 
 def _pad_floor(block: Block, n: int) -> Block:

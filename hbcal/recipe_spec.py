@@ -57,7 +57,10 @@ class CovariateSpec:
 
 @dataclass(frozen=True)
 class MeasurementSpec:
-    """Columns of a wide table: a survey's value of a label, with one error column, two (lower, upper), or none."""
+    """Columns of a wide table: a survey's value of a label, with one error column, two (lower, upper), or none.
+
+    `unit` is the column's where the file states none; with ``log10``, the unit whose number the logarithm is taken of.
+    """
 
     survey: str
     label: str
@@ -69,7 +72,7 @@ class MeasurementSpec:
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """Where a covariate is read: a column, and the survey it belongs to (empty: a property of the star)."""
+    """Where a covariate is read: a column, its unit, and the survey it belongs to (empty: a property of the star)."""
 
     column: str
     survey: str = ""

@@ -129,7 +129,7 @@ class Run:
             >>> bool(answer["sd"][0] > 0.05), bool(answer["q16"][0] < answer["q50"][0] < answer["q84"][0])
             (True, True)
         """
-        query = source if isinstance(source, Query) else read_query(Path(source))
+        query = source if isinstance(source, Query) else read_query(Path(source), self.recipe)
         return predict_draws(self.recipe, self.posterior, self.catalogue, query)
 
     def covariance(self, source: str | Path | Target, survey: str, label: str) -> np.ndarray:

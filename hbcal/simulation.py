@@ -117,6 +117,10 @@ def _sky(recipe: Recipe, rng: np.random.Generator, n_star: int) -> Catalogue:
             key = f"{survey}.{label}" if f"{survey}.{label}" in spec.error_low else label
             if key in spec.error_low:
                 errors.append(rng.uniform(spec.error_low[key], spec.error_high.get(key, spec.error_low[key]), len(at)))
+            elif label in recipe.surveys[survey].anchor and "floor" not in recipe.surveys[survey].free:
+                raise HbcalError(
+                    f"The recipe's simulate has no error_low for {label} of anchor {survey!r}: an anchor needs one."
+                )
             else:
                 errors.append(np.full(len(at), np.nan))
             parts.append(np.stack([at, np.full(len(at), s), np.full(len(at), l)]))

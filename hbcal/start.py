@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
 
+from hbcal._typing import Array
 from hbcal.design import Prepared
 from hbcal.infer.fold import SUFFIX
 from hbcal.infer.optimise import Mode
 from hbcal.infer.ring import Ring
 from hbcal.infer.task import Task
-from hbcal.programs.crosscal import Priors, crosscal, draw_coefficients
+from hbcal.programs.crosscal import Design, Priors, crosscal, draw_coefficients
 
 FOLD = ("floor",)
 
@@ -122,18 +124,20 @@ class Start:
         sites: constrained values of the sampled sites at the posterior's mode, in their own units.
         inverse_mass: Laplace's covariance there, unconstrained.
         clipped: catalogue rows to leave out, (n_clipped,).
+        notes: what did not go as it should, a sentence each; NUTS starts all the same.
     """
 
     sites: dict[str, np.ndarray]
     inverse_mass: np.ndarray
     clipped: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
     """The posterior's mode, from least squares; with `clip`, without measurements that far from their star's others.
 
-    The mode and the set are found in turn until the set stays; at most one measurement of a star goes at a time, never
-    an anchor's where another can.
+    The set grows, and the mode is found again, until nothing more is beyond the limit (a set that may shrink again can
+    swing for ever); at most one measurement of a star goes at a time, never an anchor's where another can.
 
     Args:
         prepared: design and data.
@@ -154,34 +158,36 @@ def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
     start = least_squares_start(prepared)
     ring = ring_of(prepared)
     mode = Mode(Task(crosscal, (design, prepared.y), {"priors": priors_of(prepared)}, start, fold=FOLD, ring=ring))
-    coefficients = jax.jit(
-        lambda sites, design, y: draw_coefficients(jax.random.PRNGKey(0), sites, design, y, white=0.0)
-    )
+    sites: Mapping[str, np.ndarray] = start  # the first cut is by robust scatters: outliers inflate a mode's
     out = np.zeros(0, int)
-    for _ in range(8):
-        masked = _without(prepared, out)
-        sites = dict(mode((masked, prepared.y)))
-        if not clip:
-            break
-        theta = coefficients(sites, masked, prepared.y)
-        found = []
-        for i, (label, use) in enumerate(zip(design.labels, masked.labels, strict=True)):
-            where = _cut(label.blocks, prepared.rows[i])
-            for block, kept, y, row, noise in zip(
-                label.blocks, use.blocks, _cut(label.blocks, prepared.y[i]), where, design.variances(label, sites),
-                strict=True,
-            ):  # fmt: skip
-                var = np.asarray(noise)
-                shift = _shift(block, np.asarray(theta[f"coef_{label.name}"]))
-                delta, spare = _against_others(
-                    y.reshape(var.shape) - shift, np.where(block.seen, 1 / var, 0), np.where(kept.seen, 1 / var, 0)
-                )
-                found.append(row.reshape(var.shape)[_worst(delta, spare + var, block, clip)])
-        new = np.sort(np.concatenate(found))
-        if np.array_equal(new, out):
-            break
-        out = new
-    return Start({k: v for k, v in sites.items() if k in start}, mode.inverse_mass(), out)
+    while clip and len(more := _beyond(prepared, _without(prepared, out), sites, clip)):
+        out = np.union1d(out, more)
+        sites = mode((_without(prepared, out), prepared.y))
+    if not len(out):
+        sites = mode((design, prepared.y))
+    notes = ("the search for the mode did not end: the chains start where it had got to",) * (not mode.converged)
+    return Start({k: np.asarray(sites[k]) for k in start}, mode.inverse_mass(), out, notes)
+
+
+@jax.jit
+def _coefficients(sites: Mapping[str, Array], design: Design, y: tuple[Array, ...]) -> dict[str, Array]:
+    return draw_coefficients(jax.random.PRNGKey(0), dict(sites), design, y, white=0.0)
+
+
+def _beyond(prepared: Prepared, kept: Design, sites: Mapping[str, np.ndarray], clip: float) -> np.ndarray:
+    """Catalogue rows of the measurements, of those kept, that are farther than the limit from their star's others."""
+    theta = _coefficients(sites, kept, prepared.y)
+    found = []
+    for label, y, rows in zip(kept.labels, prepared.y, prepared.rows, strict=True):
+        tables = zip(
+            label.blocks, _cut(label.blocks, y), _cut(label.blocks, rows), kept.variances(label, sites), strict=True
+        )
+        for block, values, row, noise in tables:
+            var = np.asarray(noise)
+            residual = values.reshape(var.shape) - _shift(block, np.asarray(theta[f"coef_{label.name}"]))
+            delta, spare = _against_others(residual, np.where(block.seen, 1.0 / var, 0.0))
+            found.append(row.reshape(var.shape)[_worst(delta, spare + var, block, clip)])
+    return np.concatenate(found)
 
 
 def _worst(delta, var, block, clip):
@@ -224,12 +230,11 @@ def _shift(block, theta):
     return out
 
 
-def _against_others(r, weight, others=None):
+def _against_others(r, weight):
     """Each measurement minus the weighted mean of the others of its star, and the variance of that mean."""
-    others = weight if others is None else others
-    rest = others.sum(1, keepdims=True) - others
+    rest = weight.sum(1, keepdims=True) - weight
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = ((others * r).sum(1, keepdims=True) - others * r) / rest
+        mean = ((weight * r).sum(1, keepdims=True) - weight * r) / rest
         return np.where(rest > 0, r - mean, np.nan), np.where(rest > 0, 1.0 / rest, np.nan)
 
 

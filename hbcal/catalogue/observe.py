@@ -251,16 +251,16 @@ def wide_rows(entry: DataSpec, columns: Columns, recipe: Recipe) -> list[pd.Data
             check_errors(columns.values[name], name, columns.path.name, columns.row)
         if m.error:
             error = np.mean([columns.values[name] for name in m.error], axis=0)
+        have = columns.units.get(m.value, "") if m.transform == "log10" else columns.unit(m.value, m.unit)
+        want = m.unit if m.transform == "log10" else recipe.unit(m.label)
+        value = to_unit(value, have, want, where)
+        if m.error:
+            error = to_unit(error, columns.units.get(m.error[0], "") or have, want, f"error of {where}")
         if m.transform == "log10":
             bad = int((value <= 0).sum())
             if bad:
                 raise HbcalError(f"The {where} has {bad} value(s) <= 0, of which log10 cannot be taken: empty them.")
             value, error = np.log10(value), error / (value * np.log(10.0))
-        else:
-            have, want = m.unit or columns.units.get(m.value, ""), recipe.unit(m.label)
-            value = to_unit(value, have, want, where)
-            if m.error:
-                error = to_unit(error, columns.units.get(m.error[0], "") or have, want, f"error of {where}")
         frame = pd.DataFrame({"star": columns.values[_star_column(entry)], "survey": m.survey, "label": m.label})
         frames.append(frame.assign(value=value, error=error, file=columns.path.name, row=columns.row))
     return frames

@@ -7,6 +7,7 @@ import gzip
 import io
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,16 @@ class Columns:
     def n_row(self) -> int:
         """Number of rows."""
         return len(self.row)
+
+    def unit(self, name: str, stated: str) -> str:
+        """Unit of a column: what the file says, else what the recipe states; never two answers."""
+        said = self.units.get(name, "")
+        if said and stated and not same_unit(said, stated):
+            raise HbcalError(
+                f"The column {name!r} of {self.path.name} is in {said!r} by the file and in {stated!r} by the recipe: "
+                "correct one of them."
+            )
+        return said or stated
 
     def select(self, keep: np.ndarray) -> Columns:
         """Only some rows; keep: (n_row,) bool."""
@@ -147,7 +158,12 @@ def _csv(path: Path) -> tuple[list[str], Any]:
         content = handle.read()  # once: a truncated gzip stream fails here
     if not content.strip():
         raise HbcalError(f"{path.name} is empty: there is not even a header.")
-    names = list(pd.read_csv(io.BytesIO(content), nrows=0).columns)
+    names = [
+        str(name) for name in pd.read_csv(io.BytesIO(content), nrows=1, header=None, dtype=str, na_filter=False).iloc[0]
+    ]
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        raise HbcalError(f"{path.name} has {len(twice)} column name(s) more than once, {some(twice)}: rename them.")
     _refuse_ragged(content, len(names), path.name)
 
     def load(wanted: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -280,6 +296,30 @@ def _as_number(series: pd.Series, name: str, path: Path) -> np.ndarray:
             f"{series.iloc[bad[0]]!r} in row {bad[0] + 1}: correct or empty them."
         )
     return numbers
+
+
+def same_unit(one: str, other: str) -> bool:
+    """Whether two texts name the same unit.
+
+    Args:
+        one, other: as astropy reads units; anything else is compared as text.
+
+    Returns:
+        True when they are the same.
+
+    Errors:
+        None.
+
+    Example:
+        >>> same_unit("uHz", "1e-6 Hz"), same_unit("uHz", "Hz")
+        (True, False)
+    """
+    from astropy import units as u
+
+    try:
+        return one == other or u.Unit(one) == u.Unit(other)
+    except ValueError:
+        return False
 
 
 def unique_columns(names: Iterable[str]) -> list[str]:

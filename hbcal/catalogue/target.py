@@ -193,15 +193,15 @@ def _wide(recipe: Recipe, columns: Columns, wide: Mapping[str, tuple[str, tuple[
         for column in errors:
             check_errors(columns.values[column], column, columns.path.name)
         e = np.mean([columns.values[c] for c in errors], axis=0) if errors else np.full(columns.n_row, np.nan)
+        have = columns.units.get(name, "") if transform == "log10" else columns.unit(name, unit)
+        want = unit if transform == "log10" else recipe.unit(label)
+        y = to_unit(y, have, want, f"column {name!r} of {columns.path.name}")
+        if errors:
+            have = columns.units.get(errors[0], "") or have
+            e = to_unit(e, have, want, f"column {errors[0]!r} of {columns.path.name}")
         if transform == "log10":
             y = np.where(y > 0, y, np.nan)
             y, e = np.log10(y), e / (y * np.log(10.0))
-        else:
-            have = unit or columns.units.get(name, "")
-            y = to_unit(y, have, recipe.unit(label), f"column {name!r} of {columns.path.name}")
-            if errors:
-                have = columns.units.get(errors[0], "") or have
-                e = to_unit(e, have, recipe.unit(label), f"column {errors[0]!r} of {columns.path.name}")
         value[label], error[label] = y, e
     return value, error
 
@@ -229,23 +229,24 @@ class Query:
     error: np.ndarray
 
 
-def read_query(path: Path) -> Query:
+def read_query(path: Path, recipe: Recipe) -> Query:
     """Read a table of questions.
 
     Args:
-        path: a table with columns star, survey, label and perhaps error (label unit).
+        path: a table with columns star, survey, label and perhaps error, in the unit it states or the label's.
+        recipe: of the run.
 
     Returns:
         `Query`, rows in the file's order.
 
     Errors:
-        HbcalError for missing columns or bad errors.
+        HbcalError for missing columns, bad errors, or a unit that does not convert.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = (Path(folder) / "q.csv").write_text("star,survey,label\\nstar01,s2,fe_h\\n")
-        ...     read_query(Path(folder) / "q.csv").error.tolist()  # no such column: the survey's typical error
+        ...     read_query(Path(folder) / "q.csv", tiny_run().recipe).error.tolist()  # none given: the typical one
         [nan]
     """
     wanted: dict[str, Kind] = {"star": "text", "survey": "text", "label": "text"}
@@ -254,4 +255,9 @@ def read_query(path: Path) -> Query:
     columns = read_columns(path, wanted)
     error = columns.values.get("error", np.full(columns.n_row, np.nan))
     check_errors(error, "error", path.name)
+    for name in {*columns.values["label"]} & recipe.labels.keys():
+        at = columns.values["label"] == name
+        error[at] = to_unit(
+            error[at], columns.units.get("error", ""), recipe.unit(name), f"error column of {path.name}"
+        )
     return Query(columns.values["star"], columns.values["survey"], columns.values["label"], error)

@@ -116,12 +116,13 @@ def read_covariate(columns: Columns, column: ColumnSpec, spec: CovariateSpec) ->
         flags = in_range(raw, (0.0, 2.0**53), where, "")[0]  # the integers that a float64 holds exactly
         return np.array([np.nan if np.isnan(v) else float(bool(int(v) & mask)) for v in flags])
     if column.transform == "log10":
+        raw = to_unit(raw, columns.units.get(column.column, ""), column.unit, where)
         bad = int((raw <= 0).sum())
         if bad:
             raise HbcalError(f"The {where} has {bad} value(s) <= 0, of which log10 cannot be taken: empty them.")
         value = np.log10(raw)
     else:
-        value = to_unit(raw, column.unit or columns.units.get(column.column, ""), spec.unit, where)
+        value = to_unit(raw, columns.unit(column.column, column.unit), spec.unit, where)
     return in_range(value, spec.range, where, spec.unit)[0]
 
 

@@ -38,6 +38,8 @@ class Sampler:
         potential = Potential(task)
         centre, unravel = ravel_pytree(potential.start(self._args))
         spread = 0.1 * jnp.eye(centre.size) if task.inverse_mass is None else jnp.linalg.cholesky(task.inverse_mass)
+        if not bool(jnp.isfinite(spread).all()):
+            raise ValueError("the task's inverse_mass is not positive definite.")
         self._n = centre.size
 
         def place(u):

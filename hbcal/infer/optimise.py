@@ -30,6 +30,7 @@ class Mode:
         potential = Potential(task)
         start, unravel = ravel_pytree(potential.start(jax.device_put(task.args)))
         self._at = np.asarray(start)
+        self.converged = True
         self._curvature: tuple[np.ndarray, np.ndarray] | None = None  # eigenvalues and vectors where last looked
 
         def energy(flat, args):
@@ -45,6 +46,7 @@ class Mode:
     def __call__(self, args: tuple[Any, ...]) -> Mapping[str, np.ndarray]:
         """The mode for these data, started where the last call ended; sites in their own units."""
         args = jax.device_put(args)
+        self.converged = True
         for _ in range(ROUNDS if self._at.size else 0):
             values, vectors = self._curvature or self._look(args)
             scale = vectors / np.sqrt(np.maximum(np.abs(values), 1.0))
@@ -63,6 +65,8 @@ class Mode:
             values, _ = self._look(args)
             if values.min() >= -1.0 and found.success and begin - found.fun < 1.0:
                 break
+        else:
+            self.converged = not self._at.size
         return {k: np.asarray(v) for k, v in self._sites(self._at, args).items()}
 
     def _look(self, args: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
