@@ -254,6 +254,17 @@ CALIBRATE = ("calibrate", "textbook", "--data", "{textbook}", "--out")
 RESUME = ("calibrate", "textbook", "--data", "{textbook}", "--out", "{run}", "--resume", "--chains", 2, "--warmup", 60)
 APPLY = ("apply", "{run}", "{tmp}/t.csv", "--survey", "s1", "--out", "{tmp}/a.csv")
 TABLE = {"star": ["a", "b"], "fe_h": [0.1, 0.2], "fe_h_err": [0.05, 0.04], "x1": [0.0, 0.1], "x2": [0.0, 0.1]}
+IN_KELVIN = """# %ECSV 1.0
+# ---
+# datatype:
+# - {name: star, datatype: string}
+# - {name: survey, datatype: string}
+# - {name: label, datatype: string}
+# - {name: error, unit: K, datatype: float64}
+# schema: astropy-2.0
+star survey label error
+a s1 fe_h 0.1
+"""
 PREDICT = ("predict", "{run}", "{tmp}/q.csv", "--out", "{tmp}/p.csv")
 QUERY = {"star": ["star01"], "survey": ["s1"], "label": ["fe_h"], "error": [0.05]}
 SIMULATE = ("simulate", "textbook", "--out", "{tmp}/out")
@@ -286,6 +297,8 @@ CASES = {
     "infinite covariate": (stars(put("x1", [5], -np.inf)), "'x1' of stars.parquet", "1 infinite value(s)"),
     "covariate in a wrong unit": (wide(lambda t: t.assign(TEFF_FIT=t.TEFF_FIT / 1e3)), "'TEFF_FIT'", "200 of 200",
         "[2500, 9000] K", "unit or the column is probably wrong"),
+    "a column name twice": (wide(lambda t: pd.concat([t, t[["TEFF_FIT"]]], axis=1)), "column name(s) more than once",
+        "'TEFF_FIT'", "rename"),
     "unknown category": (wide(lambda t: t.assign(CONS_EVSTATES="giant")), "'evstate'", "not one of RGB, RC, unknown"),
     "duplicate ids, stars table": (stars(lambda t: pd.concat([t, t.head(2)])), "stars.parquet has 2 star id(s) in more",
         "keep one of each"),
@@ -349,6 +362,9 @@ CASES = {
         "did you mean 'textbook'"),
     "missing recipe": (prepared(None, "calibrate", "my.toml", "--data", "{textbook}", "--out", "{tmp}/out"), "my.toml",
         "does not exist"),
+    "an anchor simulated without errors": (lambda tmp, good: ("simulate",
+        recipe_file(tmp, ("error_low = { fe_h = 0.03 }", "")), "--out", tmp / "out"),
+        "no error_low for fe_h of anchor 's0'"),
     # where to write, and how much
     "output folder in use": (prepared(in_use, *CALIBRATE, "{tmp}/out"), "out is in use", "choose another", "--resume"),
     "output is a file": (prepared(is_file, *CALIBRATE, "{tmp}/out"), "out is a file", "--out names a folder"),
@@ -406,6 +422,8 @@ CASES = {
         "'label'"),
     "predict with a negative error": (prepared(file("q.csv", QUERY | {"error": [-1]}), *PREDICT),
         "1 negative error(s)"),
+    "predict with errors in another unit": (prepared(file("q.ecsv", IN_KELVIN), *PREDICT[:2], "{tmp}/q.ecsv",
+        *PREDICT[3:]), "error column of q.ecsv", "'K'", "'dex'"),
     "predict onto a file": (prepared(file("p.csv", "mine"), *PREDICT), "p.csv exists already"),
     "predict from nothing": (prepared(None, *PREDICT), "q.csv does not exist"),
     "check what is not a run": (prepared(None, "check", "{tmp}"), "not a finished run"),

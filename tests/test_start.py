@@ -20,8 +20,18 @@ def test_the_start_is_near_the_truth(tiny_prepared):
     assert len(start.clipped) == 0
 
 
+def test_clipping_finds_huge_outliers_among_few_stars(tiny_prepared):
+    """A mode fitted with them in it would have a scatter in which they hide."""
+    cat = simulate(tiny_prepared.recipe, seed=1, n_star=120).catalogue
+    planted = np.flatnonzero((np.bincount(cat.star)[cat.star] == 3) & (cat.survey == 2))[:6]
+    value = cat.value.copy()
+    value[planted] += 40.0
+    prepared = prepare(tiny_prepared.recipe, replace(cat, value=value))
+    assert set(planted) <= set(find_start(prepared, clip=5.0).clipped)
+
+
 def test_clipping_finds_planted_outliers(tiny_prepared):
-    cat = simulate(tiny_prepared.recipe, seed=1, n_star=400).catalogue  # of few stars two outliers hide each other
+    cat = simulate(tiny_prepared.recipe, seed=1, n_star=400).catalogue
     planted = np.flatnonzero((np.bincount(cat.star)[cat.star] == 3) & (cat.survey == 2))[:2]
     value = cat.value.copy()
     value[planted] += 2.0

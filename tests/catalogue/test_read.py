@@ -1,6 +1,7 @@
 """Every format gives the same arrays; ids are exact; units are converted or refused."""
 
 import gzip
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from astropy.table import MaskedColumn, Table
 
 from hbcal import HbcalError
-from hbcal.catalogue.read import column_names, read_columns
+from hbcal.catalogue.read import Columns, column_names, read_columns
 from hbcal.catalogue.values import check_errors, in_range, to_unit
 
 GAIA = 4295806720123456789  # more digits than a float64 holds
@@ -177,3 +178,10 @@ def test_checks_count_and_locate():
         check_errors(np.array([0.1, 0.0, np.nan, 0.0]), "e", "t.csv", row=np.array([2, 7, 8, 9]))
     with pytest.raises(HbcalError, match="2 of 3 values outside"):
         in_range(np.array([1.0, 99.0, 98.0, np.nan]), (0.0, 5.0), "column 'x'", "K")
+
+
+def test_a_unit_stated_twice_must_be_the_same():
+    columns = Columns(Path("t.fits"), {"nu": np.ones(1)}, {"nu": "uHz"}, np.array([1]))
+    assert columns.unit("nu", "") == columns.unit("nu", "1e-6 Hz") == "uHz"
+    with pytest.raises(HbcalError, match=r"'nu' of t\.fits is in 'uHz' by the file and in 'Hz' by the recipe"):
+        columns.unit("nu", "Hz")
