@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import log_ndtr
 
 
 @dataclass(frozen=True)
@@ -107,4 +107,9 @@ class Edges:
             return np.zeros_like(z), np.zeros_like(z)
         scale = 2.0 * sd
         low, high = (np.clip(t, -30.0, 30.0) for t in ((self.low - z) / scale, (z - self.high) / scale))
-        return scale * np.exp(norm.logpdf(low) - norm.logsf(low)), scale * np.exp(norm.logpdf(high) - norm.logsf(high))
+        return scale * _hazard(low), scale * _hazard(high)
+
+
+def _hazard(t: np.ndarray) -> np.ndarray:
+    """Standard normal density at t over the probability beyond it."""
+    return np.exp(-0.5 * t**2 - 0.5 * np.log(2.0 * np.pi) - log_ndtr(-t))
