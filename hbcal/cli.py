@@ -23,7 +23,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 
 
 def _say(text: str) -> None:
-    """Progress goes to stderr: one line that is rewritten on a terminal, every tenth otherwise."""
+    """Progress goes to stderr: one line that is rewritten on a terminal, line after line otherwise."""
     if text.startswith("sampling: ") and sys.stderr.isatty():
         print(f"\r{text}   ", end="", file=sys.stderr, flush=True)
         return

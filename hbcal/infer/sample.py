@@ -64,14 +64,15 @@ def _run_here(task: Task, settings: Settings, folder: Path, n_threads: int, prog
     from hbcal.infer.chain import Sampler
 
     sampler = Sampler(task, settings)
-    stop = threading.Event()
+    stop, begun, done = threading.Event(), time.monotonic(), [0] * settings.chains
 
     def run(chain: int) -> None:
-        for done in sampler.run(chain, folder):
+        for n_step in sampler.run(chain, folder):
+            done[chain] = n_step
             if stop.is_set():
                 return
             if progress:
-                progress(f"chain {chain}: {done}/{settings.warmup + settings.draws} steps")
+                progress(_progress(sum(done), settings, begun))
 
     with ThreadPoolExecutor(max(n_threads, 1)) as threads:
         try:
@@ -117,10 +118,15 @@ def _wait(workers: list[Any], logs: list[Path], settings: Settings, folder: Path
         done = sum(min(_steps_on_disk(folder, c, settings), total) for c in range(settings.chains))
         if progress and done != shown:
             shown = done
-            progress(f"sampling: {done}/{total * settings.chains} steps, {time.monotonic() - begun:.0f} s")
+            progress(_progress(done, settings, begun))
         if all(code == 0 for code in codes):
             return
         time.sleep(0.1)
+
+
+def _progress(done: int, settings: Settings, begun: float) -> str:
+    total = settings.chains * (settings.warmup + settings.draws)
+    return f"sampling: {done}/{total} draws, warmup included, {time.monotonic() - begun:.0f} s"
 
 
 def _steps_on_disk(folder: Path, chain: int, settings: Settings) -> int:
