@@ -51,6 +51,8 @@ def moved(new: dict, old: dict) -> list[str]:
     lines = [f"{name}: only in one of the two" for name in new.keys() ^ old.keys()]
     for name in new.keys() & old.keys():
         (mean, sd, ess), (mean_0, sd_0, ess_0) = new[name], old[name]
+        if sd == sd_0 == 0.0 and mean == mean_0:  # what the recipe fixes, such as an anchor's zero point
+            continue
         z = (mean - mean_0) / np.hypot(sd / ess**0.5, sd_0 / ess_0**0.5)
         z_sd = (sd - sd_0) / np.hypot(sd / (2 * ess) ** 0.5, sd_0 / (2 * ess_0) ** 0.5)
         if not (abs(z) < 5 and abs(z_sd) < 5):

@@ -38,6 +38,12 @@ def test_a_planted_change_is_seen(moved, two, change):
     assert [line.split(":")[0] for line in lines] == ["floor[a]"]
 
 
+def test_what_the_recipe_fixes_is_not_compared_by_its_noise(moved):
+    anchor = {"offset[anchor]": [0.0, 0.0, float("nan")]}
+    assert moved(anchor, anchor) == []
+    assert moved({"offset[anchor]": [0.1, 0.0, float("nan")]}, anchor) != []
+
+
 def test_a_quantity_that_came_or_went_is_seen(moved, two):
     one, other = map(summary, two)
     assert moved({**one, "floor[b]": [0.0, 1.0, 400.0]}, other) == ["floor[b]: only in one of the two"]
