@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from hbcal.infer.task import Task
 from hbcal.programs.crosscal import Design, Priors, crosscal, draw_coefficients
 
 FOLD = ("floor",)
+FREE = 8  # rounds in which a clipped measurement may come back
 
 
 def ring_of(prepared: Prepared) -> Ring | None:
@@ -136,8 +138,8 @@ class Start:
 def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
     """The posterior's mode, from least squares; with `clip`, without measurements that far from their star's others.
 
-    The set grows, and the mode is found again, until nothing more is beyond the limit (a set that may shrink again can
-    swing for ever); at most one measurement of a star goes at a time, never an anchor's where another can.
+    The mode and the set are found in turn until the set stays; after eight rounds it may only grow, for some swing for
+    ever. At most one measurement of a star goes at a time, never an anchor's where another can.
 
     Args:
         prepared: design and data.
@@ -160,8 +162,12 @@ def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
     mode = Mode(Task(crosscal, (design, prepared.y), {"priors": priors_of(prepared)}, start, fold=FOLD, ring=ring))
     sites: Mapping[str, np.ndarray] = start  # the first cut is by robust scatters: outliers inflate a mode's
     out = np.zeros(0, int)
-    while clip and len(more := _beyond(prepared, _without(prepared, out), sites, clip)):
-        out = np.union1d(out, more)
+    for step in count():
+        beyond = _beyond(prepared, _without(prepared, out), sites, clip) if clip else out
+        beyond = beyond if step < FREE else np.union1d(out, beyond)
+        if np.array_equal(beyond, out):
+            break
+        out = beyond
         sites = mode((_without(prepared, out), prepared.y))
     if not len(out):
         sites = mode((design, prepared.y))
@@ -175,19 +181,17 @@ def _coefficients(sites: Mapping[str, Array], design: Design, y: tuple[Array, ..
 
 
 def _beyond(prepared: Prepared, kept: Design, sites: Mapping[str, np.ndarray], clip: float) -> np.ndarray:
-    """Catalogue rows of the measurements, of those kept, that are farther than the limit from their star's others."""
+    """Catalogue rows of the measurements that are farther than the limit from those kept of their star's others."""
     theta = _coefficients(sites, kept, prepared.y)
     found = []
-    for label, y, rows in zip(kept.labels, prepared.y, prepared.rows, strict=True):
-        tables = zip(
-            label.blocks, _cut(label.blocks, y), _cut(label.blocks, rows), kept.variances(label, sites), strict=True
-        )
-        for block, values, row, noise in tables:
-            var = np.asarray(noise)
+    for label, use, y, rows in zip(prepared.design.labels, kept.labels, prepared.y, prepared.rows, strict=True):
+        blocks, noise = label.blocks, prepared.design.variances(label, sites)
+        tables = zip(blocks, use.blocks, _cut(blocks, y), _cut(blocks, rows), map(np.asarray, noise), strict=True)
+        for block, used, values, row, var in tables:
             residual = values.reshape(var.shape) - _shift(block, np.asarray(theta[f"coef_{label.name}"]))
-            delta, spare = _against_others(residual, np.where(block.seen, 1.0 / var, 0.0))
+            delta, spare = _against_others(residual, np.where(used.seen, 1.0 / var, 0.0))
             found.append(row.reshape(var.shape)[_worst(delta, spare + var, block, clip)])
-    return np.concatenate(found)
+    return np.sort(np.concatenate(found))
 
 
 def _worst(delta, var, block, clip):
