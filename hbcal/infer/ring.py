@@ -42,7 +42,7 @@ class Ring:
             KeyError when a site is missing.
 
         Example:
-            >>> ring = Ring("a", "n", np.array([0]), np.array([1]), np.array([0.5]))
+            >>> ring = Ring("a", "n", jnp.array([0]), jnp.array([1]), jnp.array([0.5]))
             >>> z = {"a": jnp.array([0.3]), "n": jnp.array([2.0, -1.0])}
             >>> back, _ = ring.bent(ring.straight(z))
             >>> [bool(jnp.allclose(back[name], z[name])) for name in z]
@@ -65,7 +65,7 @@ class Ring:
             KeyError when a site is missing.
 
         Example:
-            >>> ring = Ring("a", "n", np.array([0]), np.array([0]), np.array([0.5]))
+            >>> ring = Ring("a", "n", jnp.array([0]), jnp.array([0]), jnp.array([0.5]))
             >>> z, log_det = ring.bent({"a": jnp.array([0.0]), "n": jnp.array([1.0])})
             >>> float((0.5 * jnp.exp(z["a"][0])) ** 2 + z["n"][0] ** 2), float(jnp.exp(log_det))
             (0.25, 0.5)

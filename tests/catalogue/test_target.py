@@ -126,15 +126,15 @@ def test_bad_tables(columns, words, recipe, known, tmp_path):
         read(recipe, known, tmp_path, columns)
 
 
-def test_queries_keep_their_order(tmp_path):
+def test_queries_keep_their_order(recipe, tmp_path):
     columns = {"star": ["9", "1", "9"], "survey": ["b", "a", "x"], "label": "teff"}
     pd.DataFrame(columns).to_csv(tmp_path / "q.csv", index=False)
-    query = read_query(tmp_path / "q.csv")
+    query = read_query(tmp_path / "q.csv", recipe)
     assert query.star.tolist() == ["9", "1", "9"]
     assert query.survey.tolist() == ["b", "a", "x"]
     assert np.isnan(query.error).all()
     pd.DataFrame(columns | {"error": [0.1, np.nan, 0.2]}).to_csv(tmp_path / "q.csv", index=False)
-    np.testing.assert_array_equal(read_query(tmp_path / "q.csv").error, [0.1, np.nan, 0.2])
+    np.testing.assert_array_equal(read_query(tmp_path / "q.csv", recipe).error, [0.1, np.nan, 0.2])
     pd.DataFrame(columns | {"error": [0.1, np.nan, -0.2]}).to_csv(tmp_path / "q.csv", index=False)
     with pytest.raises(HbcalError, match=r"1 negative error.* row 3"):
-        read_query(tmp_path / "q.csv")
+        read_query(tmp_path / "q.csv", recipe)
