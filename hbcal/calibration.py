@@ -23,11 +23,10 @@ from hbcal.design import Prepared, named_quantities, prepare
 from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.infer.diagnose import diagnose
 from hbcal.infer.sample import sample
-from hbcal.infer.task import Settings, Task
-from hbcal.programs.crosscal import crosscal, draw_coefficients
+from hbcal.infer.task import Settings
 from hbcal.recipe import Recipe, load_recipe
 from hbcal.run import Run, open_run
-from hbcal.start import FOLD, Start, find_start, priors_of, ring_of
+from hbcal.start import Start, find_start, task_of
 from hbcal.tree import build_tree
 
 
@@ -118,19 +117,10 @@ def calibrate(
             prepared, start = _without_clipped(prepared, start)
         for reason, n in prepared.catalogue.left_out.items():
             say(f"left out: {n} measurements, {reason}")
-        for note in start.notes:
-            say(note)
+        if not start.converged:
+            say("the search for the posterior's mode did not end: the chains start where it had got to")
         say(f"sampling on the {settings.platform}: {settings.chains} chains of {settings.warmup} + {settings.draws}")
-        data_and_priors = (prepared.design, prepared.y), {"priors": priors_of(prepared)}
-        task = Task(
-            crosscal,
-            *data_and_priors,
-            start.sites,
-            draw_coefficients,
-            start.inverse_mass,
-            FOLD,
-            ring_of(prepared),
-        )
+        task = task_of(prepared, start.sites, start.inverse_mass)
         sites, stats = sample(task, settings, out / "chains", progress=say)
         run = _write(out, prepared, sites, stats, settings, mark["identity"], begun)
         shutil.rmtree(out / "chains")

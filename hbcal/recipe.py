@@ -15,11 +15,20 @@ import numpy as np
 
 from hbcal._errors import HbcalError, closest
 from hbcal.recipe_check import check_recipe
-from hbcal.recipe_spec import ColumnSpec, CovariateSpec, DataSpec, FloorSpec, Recipe, SamplingSpec, TrendSpec
+from hbcal.recipe_spec import (
+    ColumnSpec,
+    CovariateSpec,
+    DataSpec,
+    FloorSpec,
+    MeasurementSpec,
+    Recipe,
+    SamplingSpec,
+    TrendSpec,
+)  # fmt: skip
 
 __all__ = [
-    "ColumnSpec", "CovariateSpec", "DataSpec", "FloorSpec", "Recipe", "SamplingSpec", "TrendSpec", "load_recipe",
-    "packaged_recipes", "parse_recipe",
+    "ColumnSpec", "CovariateSpec", "DataSpec", "FloorSpec", "MeasurementSpec", "Recipe", "SamplingSpec", "TrendSpec",
+    "load_recipe", "packaged_recipes", "parse_recipe",
 ]  # fmt: skip
 
 

@@ -17,7 +17,6 @@ from hbcal.infer.ring import Ring
 from hbcal.infer.task import Task
 from hbcal.programs.crosscal import Design, Priors, crosscal, draw_coefficients
 
-FOLD = ("floor",)
 FREE = 8  # rounds in which a clipped measurement may come back
 
 
@@ -65,6 +64,30 @@ def priors_of(prepared: Prepared) -> Priors:
         0.3
     """
     return Priors(prepared.recipe.priors.error_scale, prepared.recipe.priors.floor_trend)
+
+
+def task_of(prepared: Prepared, sites: Mapping[str, np.ndarray], inverse_mass: np.ndarray | None = None) -> Task:
+    """What the search for the mode and the chains have in common: the program, its data, and where they move.
+
+    Args:
+        prepared: with its recipe.
+        sites: constrained starting values, in their own units.
+        inverse_mass: covariance to start NUTS with, unconstrained; None where there is none yet.
+
+    Returns:
+        `Task`; floors are sampled with a sign, and straightened together with their error scales.
+
+    Errors:
+        None.
+
+    Example:
+        >>> task_of(tiny_prepared(), {}).fold
+        ('floor',)
+    """
+    return Task(
+        crosscal, (prepared.design, prepared.y), {"priors": priors_of(prepared)}, sites, draw_coefficients,
+        inverse_mass, fold=("floor",), ring=ring_of(prepared),
+    )  # fmt: skip
 
 
 def least_squares_start(prepared: Prepared) -> dict[str, np.ndarray]:
@@ -126,13 +149,13 @@ class Start:
         sites: constrained values of the sampled sites at the posterior's mode, in their own units.
         inverse_mass: Laplace's covariance there, unconstrained.
         clipped: catalogue rows to leave out, (n_clipped,).
-        notes: what did not go as it should, a sentence each; NUTS starts all the same.
+        converged: whether the search for the mode ended; NUTS starts all the same.
     """
 
     sites: dict[str, np.ndarray]
     inverse_mass: np.ndarray
     clipped: np.ndarray
-    notes: tuple[str, ...] = ()
+    converged: bool
 
 
 def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
@@ -158,21 +181,19 @@ def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
     """
     design = prepared.design
     start = least_squares_start(prepared)
-    ring = ring_of(prepared)
-    mode = Mode(Task(crosscal, (design, prepared.y), {"priors": priors_of(prepared)}, start, fold=FOLD, ring=ring))
+    mode = Mode(task_of(prepared, start))
     sites: Mapping[str, np.ndarray] = start  # the first cut is by robust scatters: outliers inflate a mode's
-    out = np.zeros(0, int)
+    kept, out = design, np.zeros(0, int)
     for step in count():
-        beyond = _beyond(prepared, _without(prepared, out), sites, clip) if clip else out
+        beyond = _beyond(prepared, kept, sites, clip) if clip else out
         beyond = beyond if step < FREE else np.union1d(out, beyond)
         if np.array_equal(beyond, out):
             break
-        out = beyond
-        sites = mode((_without(prepared, out), prepared.y))
+        kept, out = _without(prepared, beyond), beyond
+        sites = mode((kept, prepared.y))
     if not len(out):
         sites = mode((design, prepared.y))
-    notes = ("the search for the mode did not end: the chains start where it had got to",) * (not mode.converged)
-    return Start({k: np.asarray(sites[k]) for k in start}, mode.inverse_mass(), out, notes)
+    return Start({k: np.asarray(sites[k]) for k in start}, mode.inverse_mass(), out, mode.converged)
 
 
 @jax.jit

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from hbcal import simulate
 from hbcal.design import prepare
@@ -20,21 +21,15 @@ def test_the_start_is_near_the_truth(tiny_prepared):
     assert len(start.clipped) == 0
 
 
-def test_clipping_finds_huge_outliers_among_few_stars(tiny_prepared):
-    """A mode fitted with them in it would have a scatter in which they hide."""
-    cat = simulate(tiny_prepared.recipe, seed=1, n_star=120).catalogue
-    planted = np.flatnonzero((np.bincount(cat.star)[cat.star] == 3) & (cat.survey == 2))[:6]
+@pytest.mark.parametrize(
+    ("n_star", "n_planted", "size"),
+    [(400, 2, 2.0), (120, 6, 40.0)],  # the six huge ones inflate the scatter of a mode fitted with them
+)
+def test_clipping_finds_planted_outliers(tiny_prepared, n_star, n_planted, size):
+    cat = simulate(tiny_prepared.recipe, seed=1, n_star=n_star).catalogue
+    planted = np.flatnonzero((np.bincount(cat.star)[cat.star] == 3) & (cat.survey == 2))[:n_planted]
     value = cat.value.copy()
-    value[planted] += 40.0
-    prepared = prepare(tiny_prepared.recipe, replace(cat, value=value))
-    assert set(planted) <= set(find_start(prepared, clip=5.0).clipped)
-
-
-def test_clipping_finds_planted_outliers(tiny_prepared):
-    cat = simulate(tiny_prepared.recipe, seed=1, n_star=400).catalogue
-    planted = np.flatnonzero((np.bincount(cat.star)[cat.star] == 3) & (cat.survey == 2))[:2]
-    value = cat.value.copy()
-    value[planted] += 2.0
+    value[planted] += size
     prepared = prepare(tiny_prepared.recipe, replace(cat, value=value))
     assert set(planted) <= set(find_start(prepared, clip=5.0).clipped)
 

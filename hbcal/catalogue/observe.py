@@ -13,7 +13,7 @@ import pandas as pd
 from hbcal._errors import HbcalError, closest, some
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.read import Columns, Kind, column_names, read_columns, unique_columns
-from hbcal.catalogue.values import check_errors, in_range, read_covariate, to_unit
+from hbcal.catalogue.values import check_errors, in_range, read_covariate, read_measurement, refuse_no_log10, to_unit
 from hbcal.recipe import DataSpec, Recipe
 
 LONG = ("star", "survey", "label", "value", "error")
@@ -245,22 +245,9 @@ def wide_rows(entry: DataSpec, columns: Columns, recipe: Recipe) -> list[pd.Data
     """
     frames = []
     for m in entry.measurements:
-        value, where = columns.values[m.value], f"column {m.value!r} of {columns.path.name}"
-        error = np.full(columns.n_row, np.nan)
-        for name in m.error:
-            check_errors(columns.values[name], name, columns.path.name, columns.row)
-        if m.error:
-            error = np.mean([columns.values[name] for name in m.error], axis=0)
-        have = columns.units.get(m.value, "") if m.transform == "log10" else columns.unit(m.value, m.unit)
-        want = m.unit if m.transform == "log10" else recipe.unit(m.label)
-        value = to_unit(value, have, want, where)
-        if m.error:
-            error = to_unit(error, columns.units.get(m.error[0], "") or have, want, f"error of {where}")
         if m.transform == "log10":
-            bad = int((value <= 0).sum())
-            if bad:
-                raise HbcalError(f"The {where} has {bad} value(s) <= 0, of which log10 cannot be taken: empty them.")
-            value, error = np.log10(value), error / (value * np.log(10.0))
+            refuse_no_log10(columns.values[m.value], f"column {m.value!r} of {columns.path.name}")
+        value, error = read_measurement(columns, m, recipe.unit(m.label))
         frame = pd.DataFrame({"star": columns.values[_star_column(entry)], "survey": m.survey, "label": m.label})
         frames.append(frame.assign(value=value, error=error, file=columns.path.name, row=columns.row))
     return frames

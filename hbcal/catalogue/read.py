@@ -161,7 +161,7 @@ def _csv(path: Path) -> tuple[list[str], Any]:
     names = [
         str(name) for name in pd.read_csv(io.BytesIO(content), nrows=1, header=None, dtype=str, na_filter=False).iloc[0]
     ]
-    twice = [name for name, n in Counter(names).items() if n > 1]
+    twice = [name for name, n in Counter(names).items() if n > 1 and name]
     if twice:
         raise HbcalError(f"{path.name} has {len(twice)} column name(s) more than once, {some(twice)}: rename them.")
     _refuse_ragged(content, len(names), path.name)

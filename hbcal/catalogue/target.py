@@ -13,8 +13,8 @@ from hbcal._errors import HbcalError, closest, some
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.observe import long_error, wanted_columns
 from hbcal.catalogue.read import Columns, Kind, column_names, read_columns, unique_columns
-from hbcal.catalogue.values import check_errors, read_covariate, to_unit
-from hbcal.recipe import ColumnSpec, DataSpec, Recipe
+from hbcal.catalogue.values import check_errors, read_covariate, read_measurement, to_unit
+from hbcal.recipe import ColumnSpec, DataSpec, MeasurementSpec, Recipe
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,11 @@ def read_target(recipe: Recipe, path: Path, survey: str, fitted: tuple[str, ...]
     missing = tuple(m for e in recipe.data for m in e.missing)
     columns = read_columns(path, {n: wanted[n] for n in unique_columns(wanted)}, missing)
     star = columns.values[star_column]
-    value, error = _long(recipe, columns, survey, fitted, long) if long else _wide(recipe, columns, wide)
+    if long is not None:
+        value, error = _long(recipe, columns, survey, fitted, long)
+    else:
+        read = {label: read_measurement(columns, m, recipe.unit(label)) for label, m in wide.items()}
+        value, error = ({label: pair[k] for label, pair in read.items()} for k in (0, 1))
     impossible = {}
     for label, y in value.items():
         n_inf = int(np.isinf(y).sum())
@@ -152,10 +156,10 @@ def _long_entry(recipe: Recipe, names: list[str]) -> DataSpec | None:
 
 def _plan(
     recipe: Recipe, names: list[str], survey: str, fitted: tuple[str, ...]
-) -> tuple[dict[str, tuple[str, tuple[str, ...], str, str]], dict[str, Kind]]:
-    """label -> (value column, error columns, transform, unit), and the columns to read."""
+) -> tuple[dict[str, MeasurementSpec], dict[str, Kind]]:
+    """label -> where it is measured, and the columns to read."""
     wanted: dict[str, Kind] = {}
-    wide: dict[str, tuple[str, tuple[str, ...], str, str]] = {}
+    wide: dict[str, MeasurementSpec] = {}
     tried = []
     for label in fitted:
         mapped = [m for e in recipe.data for m in e.measurements if (m.survey, m.label) == (survey, label)]
@@ -165,16 +169,16 @@ def _plan(
             lacking = [n for n in found.error if n not in names]
             if lacking:
                 raise HbcalError(f"The table has {found.value!r} but lacks its error column {some(lacking)}: add it.")
-            wide[label] = (found.value, found.error, found.transform, found.unit)
+            wide[label] = found
         elif label in names:
-            wide[label] = (label, (f"{label}_err",) if f"{label}_err" in names else (), "none", "")
+            wide[label] = MeasurementSpec(survey, label, label, (f"{label}_err",) if f"{label}_err" in names else ())
     if not wide:
         raise HbcalError(
             f"The table has no column with a label that the run calibrated for {survey!r}: expected one of "
             f"{some(tried, 8)}."
         )
-    for value, errors, _, _ in wide.values():
-        wanted |= dict.fromkeys((value, *errors), "number")
+    for m in wide.values():
+        wanted |= dict.fromkeys((m.value, *m.error), "number")
     return wide, wanted
 
 
@@ -184,26 +188,6 @@ def _covariate_column(recipe: Recipe, names: list[str], survey: str, covariate: 
         if spec is not None and spec.survey in ("", survey) and spec.column in names:
             return spec
     return ColumnSpec(covariate) if covariate in names and not recipe.covariates[covariate].own else None
-
-
-def _wide(recipe: Recipe, columns: Columns, wide: Mapping[str, tuple[str, tuple[str, ...], str, str]]):
-    value, error = {}, {}
-    for label, (name, errors, transform, unit) in wide.items():
-        y = columns.values[name].astype(float)
-        for column in errors:
-            check_errors(columns.values[column], column, columns.path.name)
-        e = np.mean([columns.values[c] for c in errors], axis=0) if errors else np.full(columns.n_row, np.nan)
-        have = columns.units.get(name, "") if transform == "log10" else columns.unit(name, unit)
-        want = unit if transform == "log10" else recipe.unit(label)
-        y = to_unit(y, have, want, f"column {name!r} of {columns.path.name}")
-        if errors:
-            have = columns.units.get(errors[0], "") or have
-            e = to_unit(e, have, want, f"column {errors[0]!r} of {columns.path.name}")
-        if transform == "log10":
-            y = np.where(y > 0, y, np.nan)
-            y, e = np.log10(y), e / (y * np.log(10.0))
-        value[label], error[label] = y, e
-    return value, error
 
 
 def _long(recipe: Recipe, columns: Columns, survey: str, fitted: tuple[str, ...], entry: DataSpec):

@@ -6,7 +6,7 @@ import numpy as np
 
 from hbcal._errors import HbcalError
 from hbcal.catalogue.read import Columns
-from hbcal.recipe import ColumnSpec, CovariateSpec
+from hbcal.recipe import ColumnSpec, CovariateSpec, MeasurementSpec
 
 
 def to_unit(values: np.ndarray, have: str, want: str, what: str) -> np.ndarray:
@@ -53,6 +53,94 @@ def _refuse(what: str, have: str, want: str) -> np.ndarray:
     raise HbcalError(
         f"The {what} is in {have!r}, which cannot be converted to {want!r}: correct the unit or the recipe."
     )
+
+
+def read_linear(columns: Columns, name: str, stated: str, transform: str, want: str) -> np.ndarray:
+    """A column in the unit in which it is used, before any log10 is taken.
+
+    Args:
+        columns: what was read.
+        name: of the column.
+        stated: unit the recipe gives: the column's where the file states none; with ``log10``, the unit whose number
+            the logarithm is taken of.
+        transform: ``"none"`` or ``"log10"``.
+        want: unit of what comes out of the transform; it matters only without one.
+
+    Returns:
+        Values, (n_row,).
+
+    Errors:
+        HbcalError when a unit does not convert, or file and recipe contradict each other.
+
+    Example:
+        >>> from pathlib import Path
+        >>> table = Columns(Path("t.fits"), {"teff": np.array([5.0])}, {"teff": "kK"}, np.array([1]))
+        >>> read_linear(table, "teff", "", "none", "K").tolist()
+        [5000.0]
+    """
+    where = f"column {name!r} of {columns.path.name}"
+    if transform == "log10":
+        return to_unit(columns.values[name], columns.units.get(name, ""), stated, where)
+    return to_unit(columns.values[name], columns.unit(name, stated), want, where)
+
+
+def read_measurement(columns: Columns, m: MeasurementSpec, want: str) -> tuple[np.ndarray, np.ndarray]:
+    """Value and error of one measurement of a wide table.
+
+    Args:
+        columns: what was read.
+        m: its columns, unit and transform; of two error columns the mean is taken.
+        want: unit of the label.
+
+    Returns:
+        Value and error, (n_row,), label unit, NaN where missing; also where log10 has no value.
+
+    Errors:
+        HbcalError for errors that are not positive, or a wrong unit.
+
+    Example:
+        >>> from pathlib import Path
+        >>> table = Columns(Path("t.csv"), {"nu": np.array([100.0]), "e": np.array([1.0])}, {}, np.array([1]))
+        >>> m = MeasurementSpec("SYD", "log_numax", "nu", ("e",), transform="log10")
+        >>> [float(x[0].round(4)) for x in read_measurement(table, m, "dex")]
+        [2.0, 0.0043]
+    """
+    for name in m.error:
+        check_errors(columns.values[name], name, columns.path.name, columns.row)
+    value = read_linear(columns, m.value, m.unit, m.transform, want)
+    error = np.full(columns.n_row, np.nan)
+    if m.error:
+        target = m.unit if m.transform == "log10" else want
+        have = columns.units.get(m.error[0], "") or columns.units.get(m.value, "") or m.unit
+        what = f"error of column {m.value!r} of {columns.path.name}"
+        error = to_unit(np.mean([columns.values[name] for name in m.error], axis=0), have, target, what)
+    if m.transform == "log10":
+        value = np.where(value > 0, value, np.nan)
+        value, error = np.log10(value), error / (value * np.log(10.0))
+    return value, error
+
+
+def refuse_no_log10(raw: np.ndarray, where: str) -> None:
+    """Refuse a column of which log10 cannot be taken.
+
+    Args:
+        raw: (n_row,), any unit.
+        where: names the column.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError with the number of values <= 0.
+
+    Example:
+        >>> refuse_no_log10(np.array([1.0, 0.0]), "column 'nu'")
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: The column 'nu' has 1 value(s) <= 0, of which log10 cannot be taken: empty them.
+    """
+    bad = int((raw <= 0).sum())
+    if bad:
+        raise HbcalError(f"The {where} has {bad} value(s) <= 0, of which log10 cannot be taken: empty them.")
 
 
 def check_errors(error: np.ndarray, name: str, file: str, row: np.ndarray | None = None) -> None:
@@ -115,14 +203,10 @@ def read_covariate(columns: Columns, column: ColumnSpec, spec: CovariateSpec) ->
         mask = sum(1 << bit for bit in spec.bits)
         flags = in_range(raw, (0.0, 2.0**53), where, "")[0]  # the integers that a float64 holds exactly
         return np.array([np.nan if np.isnan(v) else float(bool(int(v) & mask)) for v in flags])
+    value = read_linear(columns, column.column, column.unit, column.transform, spec.unit)
     if column.transform == "log10":
-        raw = to_unit(raw, columns.units.get(column.column, ""), column.unit, where)
-        bad = int((raw <= 0).sum())
-        if bad:
-            raise HbcalError(f"The {where} has {bad} value(s) <= 0, of which log10 cannot be taken: empty them.")
-        value = np.log10(raw)
-    else:
-        value = to_unit(raw, columns.unit(column.column, column.unit), spec.unit, where)
+        refuse_no_log10(value, where)
+        value = np.log10(value)
     return in_range(value, spec.range, where, spec.unit)[0]
 
 

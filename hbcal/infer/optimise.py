@@ -30,7 +30,6 @@ class Mode:
         potential = Potential(task)
         start, unravel = ravel_pytree(potential.start(jax.device_put(task.args)))
         self._at = np.asarray(start)
-        self.converged = True
         self._curvature: tuple[np.ndarray, np.ndarray] | None = None  # eigenvalues and vectors where last looked
 
         def energy(flat, args):
@@ -40,13 +39,13 @@ class Mode:
             return jax.jvp(lambda x: jax.grad(energy)(x, args), (flat,), (direction,))[1]
 
         self._value_and_grad = jax.jit(jax.value_and_grad(energy))
-        self._curve = jax.jit(curve)  # a row of the Hessian: half the compilation of the whole, and no slower
+        self._curve = jax.jit(curve)  # a row of the Hessian: two thirds of the whole one's time to compile, or less
         self._sites = jax.jit(lambda flat, args: potential.sites(unravel(flat), args))
 
     def __call__(self, args: tuple[Any, ...]) -> Mapping[str, np.ndarray]:
         """The mode for these data, started where the last call ended; sites in their own units."""
         args = jax.device_put(args)
-        self.converged = True
+        self.converged = not self._at.size
         for _ in range(ROUNDS if self._at.size else 0):
             values, vectors = self._curvature or self._look(args)
             scale = vectors / np.sqrt(np.maximum(np.abs(values), 1.0))
@@ -63,10 +62,9 @@ class Mode:
             )  # fmt: skip
             self._at = origin + scale @ found.x
             values, _ = self._look(args)
-            if values.min() >= -1.0 and found.success and begin - found.fun < 1.0:
+            self.converged = bool(values.min() >= -1.0 and found.success and begin - found.fun < 1.0)
+            if self.converged:
                 break
-        else:
-            self.converged = not self._at.size
         return {k: np.asarray(v) for k, v in self._sites(self._at, args).items()}
 
     def _look(self, args: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -180,6 +180,11 @@ def test_checks_count_and_locate():
         in_range(np.array([1.0, 99.0, 98.0, np.nan]), (0.0, 5.0), "column 'x'", "K")
 
 
+def test_columns_without_a_name_may_be_several(tmp_path):
+    (tmp_path / "t.csv").write_text("id,x,,\n7,1.5,,\n")
+    assert read_columns(tmp_path / "t.csv", {"x": "number"}).values["x"].tolist() == [1.5]
+
+
 def test_a_unit_stated_twice_must_be_the_same():
     columns = Columns(Path("t.fits"), {"nu": np.ones(1)}, {"nu": "uHz"}, np.array([1]))
     assert columns.unit("nu", "") == columns.unit("nu", "1e-6 Hz") == "uHz"

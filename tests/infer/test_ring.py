@@ -52,7 +52,7 @@ def test_the_posterior_is_the_same_and_steps_are_fewer(tmp_path):
 
 
 def test_a_wrong_determinant_would_be_caught(tmp_path):
-    """The same comparison must fail where the determinant is left out, or it compares nothing."""
+    """Without data the floor is its prior; with the determinant left out it is not, and the test must see that."""
 
     class Forgetful(Ring):
         def bent(self, z):
