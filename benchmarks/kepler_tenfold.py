@@ -1,8 +1,8 @@
 """Kepler giants, ten-fold: calibrated raw APOGEE log g against the seismic log g of stars the fit has not seen.
 
-    python benchmarks/kepler_tenfold.py [--folds 10] [--out FILE.json]
+    python benchmarks/kepler_tenfold.py [--recipe kepler_giants_robust] [--folds 10] [--out FILE.json]
 
-Each fold's seismic values are emptied, `kepler_giants` is fitted to the rest, and applied to the fold. Then the stars
+Each fold's seismic values are emptied, the recipe is fitted to the rest, and applied to the fold. Then the stars
 below log g 1.8 are left out and the fit is applied there. Needs the catalogue in HBCAL_TEST_DATA.
 """
 
@@ -27,14 +27,16 @@ def robust_sd(x: np.ndarray) -> float:
     return float(1.4826 * np.median(np.abs(x - np.median(x))))
 
 
-def fit_and_apply(frame: pd.DataFrame, test: np.ndarray, folder: Path, seed: int) -> tuple[pd.DataFrame, str]:
+def fit_and_apply(
+    frame: pd.DataFrame, test: np.ndarray, folder: Path, seed: int, recipe: str
+) -> tuple[pd.DataFrame, str]:
     """Fit without the seismic values of `test`, apply to `test`; the columns apply writes, and the diagnostics."""
     folder.mkdir()
     train = frame.copy()
     train.loc[test, ["LOGG_SEIS", "SIG_LOGG_SEIS"]] = ""
     train.to_csv(folder / FILE, index=False)
     frame[test].drop(columns=["LOGG_SEIS", "SIG_LOGG_SEIS"]).to_csv(folder / "test.csv", index=False)
-    run = hbcal.calibrate("kepler_giants", folder, folder / "run", seed=seed)
+    run = hbcal.calibrate(recipe, folder, folder / "run", seed=seed)
     columns = run.apply(folder / "test.csv", "apogee").columns
     return pd.DataFrame(dict(columns)), run.diagnostics_text
 
@@ -62,6 +64,7 @@ def figures_of_merit(table: pd.DataFrame, frame: pd.DataFrame) -> dict[str, floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", default="kepler_giants")
     parser.add_argument("--folds", type=int, default=10)
     parser.add_argument("--only-extrapolation", action="store_true")
     parser.add_argument("--out", type=Path)
@@ -75,7 +78,7 @@ def main() -> None:
         for k in range(0 if options.only_extrapolation else options.folds):
             begun = time.time()
             test = fold == k
-            table, diagnostics = fit_and_apply(frame, test, Path(scratch) / f"fold{k}", seed=k)
+            table, diagnostics = fit_and_apply(frame, test, Path(scratch) / f"fold{k}", k, options.recipe)
             parts.append(table.set_index(np.flatnonzero(test)))
             print(f"fold {k}: {time.time() - begun:.0f} s, {diagnostics}", flush=True)
         if parts:
@@ -85,7 +88,7 @@ def main() -> None:
             for name in ("RGB", "RC", "unknown"):
                 results[name] = figures_of_merit(whole[state == name], frame[state == name])
         low = frame["LOGG_SEIS"].astype(float).to_numpy() < 1.8
-        table, diagnostics = fit_and_apply(frame, low, Path(scratch) / "low", seed=0)
+        table, diagnostics = fit_and_apply(frame, low, Path(scratch) / "low", 0, options.recipe)
         print(f"without log g < 1.8: {diagnostics}")
         results["below_1.8"] = figures_of_merit(table, frame[low])
     for name, row in results.items():

@@ -12,7 +12,8 @@ import xarray as xr
 from hbcal._errors import HbcalError
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Target
-from hbcal.draws import CHUNK, Draws, draws_of, quantiles
+from hbcal.draws import Draws, draws_of
+from hbcal.mixture import CHUNK, Mixture
 from hbcal.predict import true_label
 from hbcal.recipe import Recipe
 from hbcal.support import Edges, Support, support_of
@@ -119,7 +120,7 @@ def fitted_edges(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, su
     }  # fmt: skip
     s, l = catalogue.surveys.index(survey), catalogue.labels.index(label)
     stars = np.unique(catalogue.star[(catalogue.survey == s) & (catalogue.label == l)])
-    z = true_label(catalogue, others, label, stars)[0].mean(1)
+    z = true_label(catalogue, others, label, stars).z.centre()
     z = z[np.isfinite(z)]
     return Edges(float(z.min()), float(z.max()), True) if z.size else Edges(-np.inf, np.inf, False)
 
@@ -157,6 +158,8 @@ def apply_draws(
 
     Per row and draw d the true label is N(y - shift_d, noise_d^2). The variance is split into ``err_star``^2, the mean
     of noise_d^2 (independent between stars), and ``err_calibration``^2, the variance of shift_d (shared by all stars).
+    Where the program knows outliers, the errors are those of a measurement that is none; the quantiles include that it
+    may be one.
 
     Args:
         recipe, posterior, catalogue: of the run.
@@ -270,7 +273,8 @@ def _columns(
         out[f"{label}_err_star"][at] = np.sqrt((sd**2).mean(1))
         edge[at] = np.stack(edges.errors(out[label][at], out[f"{label}_err_star"][at]), axis=1)
         wide = np.sqrt(sd**2 + (edge[at] ** 2).sum(1)[:, None])
-        for name, q in zip(LEVELS, quantiles(mean, wide, tuple(LEVELS.values())).T, strict=True):
+        whole = Mixture.of_draws(mean, wide).blunders(wide, d.rate)
+        for name, q in zip(LEVELS, whole.quantiles(tuple(LEVELS.values())).T, strict=True):
             out[f"{label}_{name}"][at] = q
     return out, edge
 

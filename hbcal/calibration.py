@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from hbcal import __version__
 from hbcal._errors import HbcalError
@@ -24,9 +25,9 @@ from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.infer.diagnose import diagnose
 from hbcal.infer.sample import sample
 from hbcal.infer.task import Settings
+from hbcal.problem import outlier_probability, pose
 from hbcal.recipe import Recipe, load_recipe
 from hbcal.run import Run, open_run
-from hbcal.start import Start, find_start, task_of
 from hbcal.tree import build_tree
 
 
@@ -112,16 +113,14 @@ def calibrate(
     with locked(out):
         write_text(out / "run.json", json.dumps(mark, indent=1))
         begun = datetime.now(UTC)
-        start = find_start(prepared, recipe.clip)
-        if len(start.clipped):
-            prepared, start = _without_clipped(prepared, start)
+        problem = pose(prepared)
+        prepared = problem.prepared
         for reason, n in prepared.catalogue.left_out.items():
             say(f"left out: {n} measurements, {reason}")
-        if not start.converged:
+        if not problem.converged:
             say("the search for the posterior's mode did not end: the chains start where it had got to")
         say(f"sampling on the {settings.platform}: {settings.chains} chains of {settings.warmup} + {settings.draws}")
-        task = task_of(prepared, start.sites, start.inverse_mass)
-        sites, stats = sample(task, settings, out / "chains", progress=say)
+        sites, stats = sample(problem.task, settings, out / "chains", progress=say)
         run = _write(out, prepared, sites, stats, settings, mark["identity"], begun)
         shutil.rmtree(out / "chains")
     say(run.diagnostics_text)
@@ -159,16 +158,6 @@ def _settings(
     )  # fmt: skip
 
 
-def _without_clipped(prepared: Prepared, start: Start) -> tuple[Prepared, Start]:
-    clip = prepared.recipe.clip
-    keep = np.ones(len(prepared.catalogue.value), bool)
-    keep[start.clipped] = False
-    left = prepared.catalogue.select(keep, f"more than {clip:g} sigma from the starting fit")
-    again = prepare(prepared.recipe, left)
-    names = [(p.floors, p.error_scales, p.scales, p.floor_names) for p in (prepared, again)]
-    return again, start if names[0] == names[1] else find_start(again)
-
-
 def _write(
     out: Path, prepared: Prepared, sites: dict[str, np.ndarray], stats: dict[str, np.ndarray], settings: Settings,
     mark: str, begun: datetime,
@@ -204,6 +193,10 @@ def _write(
         "units": {label: recipe.unit(label) for label in recipe.labels},
     }
     tree = build_tree(prepared, named_quantities(prepared, sites), stats, provenance)
+    probability = outlier_probability(prepared, sites)
+    if probability is not None:
+        observed = tree["observed_data"].to_dataset()
+        tree["observed_data"] = xr.DataTree(observed.assign(outlier_probability=("measurement", probability)))
     found = diagnose(tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset())
     tree.attrs["diagnostics"] = tree["posterior"].attrs["diagnostics"] = json.dumps(found.as_dict())
     write_text(out / "recipe.toml", recipe.text)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from hbcal.check.coverage import Coverage, coverage
 from hbcal.draws import draws_of
-from hbcal.predict import true_label
+from hbcal.predict import FEW_DRAWS, predictive
 from hbcal.run import Run
 
 LEAST = 50
@@ -36,8 +37,9 @@ class Checked:
 def check_run(run: Run) -> Checked:
     """Check the diagnostics, then each survey's measurements against what the other sources predict for them.
 
-    z = (y - mean) / sd of the prediction from the star's other measurements; per survey and label with 50 or more,
-    and per category level, the scatter of z must be 1 within 0.15 and its median 0 within 0.15, beyond chance.
+    z is the normal score of the predictive probability of less than what was measured, given the star's other
+    measurements: (y - mean) / sd where that is Gaussian. Per survey and label with 50 or more, and per category level,
+    the scatter of z must be 1 within 0.15 and its median 0 within 0.15, beyond chance.
 
     Args:
         run: a finished run.
@@ -56,7 +58,10 @@ def check_run(run: Run) -> Checked:
     coverages: dict[str, Coverage] = {}
     cat = run.catalogue
     for label in cat.labels:
-        drawn = {s: d for s in cat.surveys if (d := draws_of(run.recipe, run.posterior, s, label)) is not None}
+        drawn = {
+            s: d.thinned(FEW_DRAWS) for s in cat.surveys
+            if (d := draws_of(run.recipe, run.posterior, s, label)) is not None
+        }  # fmt: skip
         for survey, d in drawn.items():
             others = {k: v for k, v in drawn.items() if k != survey}
             s, l = cat.surveys.index(survey), cat.labels.index(label)
@@ -65,10 +70,9 @@ def check_run(run: Run) -> Checked:
                 continue
             rows = np.random.default_rng(0).permutation(rows)[:20000]
             star, x = cat.star[rows], cat.x[cat.star[rows], s]
-            mean, var, count = true_label(cat, others, label, star)
-            predicted = mean + d.shift(x)
-            sd = np.sqrt((var + d.noise(x, cat.error[rows]) ** 2).mean(1) + predicted.var(1))
-            z = np.where(count > 0, (cat.value[rows] - predicted.mean(1)) / sd, np.nan)
+            core, count = predictive(cat, others, d, star, cat.error[rows])
+            whole = core.blunders(d.noise(x, cat.error[rows]), d.rate)
+            z = np.where(count > 0, ndtri(np.clip(whole.cdf(cat.value[rows]), 1e-12, 1.0 - 1e-12)), np.nan)
             groups = {f"{survey} {label}": np.ones(len(rows), bool)}
             for c, (name, spec) in enumerate(run.recipe.covariates.items()):
                 if cat.star_level[c]:

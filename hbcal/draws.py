@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from hbcal.numerics.mixture import mixture_quantiles
+from hbcal.design import may_be_outlier
 from hbcal.recipe import Recipe
 from hbcal.terms import Terms, floor_terms, trend_terms
 
 MOST_DRAWS = 500
-CHUNK = 1024
-_quantiles = jax.jit(mixture_quantiles)
 
 
 @dataclass(frozen=True)
@@ -27,6 +23,7 @@ class Draws:
         error_scale: (n_draw,); 1 where the survey reports no errors.
         floor: (n_draw,), label unit, at the reference of the floor's covariates.
         floor_trend: (n_draw, n_floor_term).
+        rate: share of outliers, (n_draw,); 0 for a program without them.
         survey, label: which.
     """
 
@@ -37,6 +34,7 @@ class Draws:
     error_scale: np.ndarray
     floor: np.ndarray
     floor_trend: np.ndarray
+    rate: np.ndarray
 
     def thinned(self, n: int) -> Draws:
         """About n draws, evenly spaced: enough where only a mean is wanted."""
@@ -44,7 +42,7 @@ class Draws:
         coefficient = None if self.coefficient is None else self.coefficient[pick]
         return replace(
             self, coefficient=coefficient, error_scale=self.error_scale[pick], floor=self.floor[pick],
-            floor_trend=self.floor_trend[pick],
+            floor_trend=self.floor_trend[pick], rate=self.rate[pick],
         )  # fmt: skip
 
     def terms(self, x: np.ndarray) -> Terms:
@@ -114,31 +112,7 @@ def draws_of(recipe: Recipe, posterior: xr.Dataset, survey: str, label: str) -> 
     )
     gamma = np.nan_to_num(flat["floor_trend"][:, [floor_where[name] for name in floor_names if name in floor_where]])
     scale = np.where(np.isnan(flat["error_scale"]), 1.0, flat["error_scale"])
-    return Draws(recipe, survey, label, coefficient, scale, np.nan_to_num(flat["floor"]), gamma)
-
-
-def quantiles(mean: np.ndarray, sd: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
-    """Quantiles of each row's mixture over draws, in chunks of one compiled shape.
-
-    Args:
-        mean, sd: (n_row, n_draw), label unit.
-        levels: probabilities.
-
-    Returns:
-        (n_row, n_level), label unit.
-
-    Errors:
-        None: NaN in, NaN out.
-
-    Example:
-        >>> quantiles(np.zeros((1, 2)), np.ones((1, 2)), (0.5,)).round(6).tolist()
-        [[0.0]]
-    """
-    out = np.empty((len(mean), len(levels)))
-    for start in range(0, len(mean), CHUNK):
-        stop = min(start + CHUNK, len(mean))
-        pad = ((0, CHUNK - (stop - start)), (0, 0))
-        m = np.pad(mean[start:stop], pad)
-        s = np.pad(np.maximum(sd[start:stop], 1e-12), pad, constant_values=1.0)
-        out[start:stop] = np.asarray(_quantiles(jnp.asarray(m), jnp.asarray(s), jnp.asarray(levels)))[: stop - start]
-    return out
+    rate = np.zeros(len(pick))
+    if "outlier_rate" in one and may_be_outlier(recipe, survey, label):
+        rate = np.nan_to_num(one["outlier_rate"].to_numpy().reshape(n)[pick])
+    return Draws(recipe, survey, label, coefficient, scale, np.nan_to_num(flat["floor"]), gamma, rate)

@@ -104,9 +104,9 @@ def before_after(run: Run, path: Path) -> None:
         others = {k: d for k, d in drawn.items() if k != survey}
         rows = np.flatnonzero((cat.survey == s) & (cat.label == l))
         rows = rng.permutation(rows)[:3000]
-        mean, _, count = true_label(cat, others, label, cat.star[rows])
-        keep = count > 0
-        rows, z = rows[keep], mean[keep].mean(1)
+        truth = true_label(cat, others, label, cat.star[rows])
+        keep = truth.count > 0
+        rows, z = rows[keep], truth.z.centre()[keep]
         shift = drawn[survey].shift(cat.x[cat.star[rows], s]).mean(1)
         y = cat.value[rows]
         ax.plot(z, y - z, ".", ms=2, color="0.7", label="before", rasterized=True)

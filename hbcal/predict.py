@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 import xarray as xr
 
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Query
-from hbcal.draws import CHUNK, Draws, draws_of, quantiles
+from hbcal.draws import Draws, draws_of
+from hbcal.mixture import CHUNK, Mixture
+from hbcal.numerics.outliers import outlier_log_joint, true_value
 from hbcal.recipe import Recipe
 
+PIECE = 2**17
+FEW_DRAWS = 100  # where every draw comes with all hypotheses about outliers
 LEVELS = {"q05": 0.05, "q16": 0.1587, "q50": 0.5, "q84": 0.8413, "q95": 0.95}
 
 
@@ -27,14 +32,17 @@ def predict_draws(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, q
     """y_new = z_i + delta_s + beta_s . phi(x_is) + noise, with z_i from every measurement of the star in the run.
 
     Per draw, z_i ~ N(sum_t w_t r_t / W, 1 / W) with r_t = y_t - shift_t and w_t = 1 / noise_t^2; the new measurement
-    adds its own shift and noise. A row without an error is given the survey's median error.
+    adds its own shift and noise. With outliers z_i is a mixture over which of the measurements are, and the quantiles
+    include that the new one may be one too; `mean` and `sd` are those of a new measurement that is not. A row without
+    an error is given the survey's median error.
 
     Args:
         recipe, posterior, catalogue: of the run.
-        query: star, survey, label, error per row.
+        query: star, survey, label, error per row, and perhaps the value that was measured.
 
     Returns:
-        `Predicted` with star, survey, label, mean, sd, q05, q16, q50, q84, q95, reason.
+        `Predicted` with star, survey, label, mean, sd, q05, q16, q50, q84, q95, reason; for a query with values also
+        log_density (per label unit) and pit, the predictive probability of less than the value.
 
     Errors:
         None: rows without an answer say why.
@@ -47,7 +55,8 @@ def predict_draws(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, q
         ['star', 'survey', 'label', 'mean', 'sd', 'q05', 'q16', 'q50', 'q84', 'q95', 'reason']
     """
     n_row = len(query.star)
-    out = {name: np.full(n_row, np.nan) for name in ("mean", "sd", *LEVELS)}
+    measured = ("log_density", "pit") if query.value is not None else ()
+    out = {name: np.full(n_row, np.nan) for name in ("mean", "sd", *LEVELS, *measured)}
     reason = np.full(n_row, "", dtype=object)
     number = {str(star): i for i, star in enumerate(catalogue.stars)}
     star = np.array([number.get(str(s), -1) for s in query.star])
@@ -68,15 +77,26 @@ def predict_draws(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, q
                 continue
             for start in range(0, len(rows), CHUNK):
                 at = rows[start : start + CHUNK]
-                reason[at] = _answer(catalogue, drawn, survey, label, star[at], query.error[at], at, out)
+                reason[at] = _answer(catalogue, drawn, survey, label, star[at], query, at, out)
     columns = {"star": query.star, "survey": query.survey, "label": query.label, **out, "reason": reason}
     return Predicted(columns)
 
 
-def true_label(
-    catalogue: Catalogue, drawn: Mapping[str, Draws], label: str, star: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Posterior of the true label of some stars, per draw.
+@dataclass(frozen=True)
+class Truth:
+    """Posterior of the true label of some stars.
+
+    Attributes:
+        z: mixture over draws and hypotheses about outliers; NaN for a star without measurements.
+        count: how many measurements each stems from, (n_row,).
+    """
+
+    z: Mixture
+    count: np.ndarray
+
+
+def true_label(catalogue: Catalogue, drawn: Mapping[str, Draws], label: str, star: np.ndarray) -> Truth:
+    """Posterior of the true label of some stars.
 
     Args:
         catalogue: of the run.
@@ -85,7 +105,7 @@ def true_label(
         star: star numbers, (n,).
 
     Returns:
-        Mean and variance of z, each (n, n_draw), label unit (squared); how many measurements each stems from, (n,).
+        `Truth`, label unit.
 
     Errors:
         None: a star without measurements has NaN.
@@ -94,54 +114,120 @@ def true_label(
         >>> run = tiny_run()
         >>> drawn = {"s1": draws_of(run.recipe, run.posterior, "s1", "fe_h")}
         >>> star = run.catalogue.star[run.catalogue.survey == 1][:3]
-        >>> mean, var, count = true_label(run.catalogue, drawn, "fe_h", star)
-        >>> mean.shape, count.tolist()
-        ((3, 400), [1, 1, 1])
+        >>> truth = true_label(run.catalogue, drawn, "fe_h", star)
+        >>> truth.z.mean.shape, truth.count.tolist()
+        ((3, 400, 1), [1, 1, 1])
     """
+    rows = np.flatnonzero((catalogue.label == catalogue.labels.index(label)) & np.isin(catalogue.star, star))
+    rows = rows[np.isin(catalogue.survey[rows], [catalogue.surveys.index(s) for s in drawn])]
+    rows = rows[np.argsort(catalogue.star[rows], kind="stable")]
     n_draw = len(next(iter(drawn.values())).error_scale)
-    weight, weighted = np.zeros((len(star), n_draw)), np.zeros((len(star), n_draw))
-    count = np.zeros(len(star), int)
-    wanted = np.unique(star)
-    rows = np.flatnonzero((catalogue.label == catalogue.labels.index(label)) & np.isin(catalogue.star, wanted))
-    total, moment = np.zeros((len(wanted), n_draw)), np.zeros((len(wanted), n_draw))
-    number = np.zeros(len(wanted), int)
+    residual, var = np.empty((len(rows), n_draw)), np.empty((len(rows), n_draw))
+    rate = np.empty((len(rows), n_draw))
     for survey, d in drawn.items():
         s = catalogue.surveys.index(survey)
-        at = rows[catalogue.survey[rows] == s]
-        if not at.size:
-            continue
-        x = catalogue.x[catalogue.star[at], s]
-        w = 1.0 / d.noise(x, catalogue.error[at]) ** 2
-        r = catalogue.value[at, None] - d.shift(x)
-        where = np.searchsorted(wanted, catalogue.star[at])
-        np.add.at(total, where, w)
-        np.add.at(moment, where, w * r)
-        np.add.at(number, where, 1)
-    place = np.searchsorted(wanted, star)
-    weight, weighted, count = total[place], moment[place], number[place]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return weighted / weight, 1.0 / weight, count
+        at = np.flatnonzero(catalogue.survey[rows] == s)
+        x = catalogue.x[catalogue.star[rows[at]], s]
+        residual[at] = catalogue.value[rows[at], None] - d.shift(x)
+        var[at] = d.noise(x, catalogue.error[rows[at]]) ** 2
+        rate[at] = d.rate
+    first = np.searchsorted(catalogue.star[rows], star, "left")
+    count = np.searchsorted(catalogue.star[rows], star, "right") - first
+    outliers = bool(rate.any())
+    n_hypothesis = 1 + outliers * int((count + count * (count - 1) // 2 * (count > 2)).max(initial=0))
+    shape = (len(star), n_draw, n_hypothesis)
+    mean, sd, weight = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape)
+    for n in np.unique(count[count > 0]):
+        here = np.flatnonzero(count == n)
+        at = first[here][:, None] + np.arange(n)
+        take = lambda x, at=at: np.moveaxis(x[at], 1, 2)  # noqa: E731  (n_here, n_draw, n)
+        m, v, w = _of_star(take(residual), take(var), take(rate), outliers=outliers)
+        k = m.shape[2]
+        mean[here, :, :k], sd[here, :, :k], weight[here, :, :k] = m, np.sqrt(v), w / n_draw
+        mean[here, :, k:], sd[here, :, k:] = m[..., :1], np.sqrt(v[..., :1])  # of weight zero
+    return Truth(Mixture(mean, sd, weight), count)
 
 
-def _answer(catalogue, drawn, survey, label, star, error, at, out) -> np.ndarray:
+def _of_star(residual, var, rate, *, outliers):
+    """Mean, variance and weight per hypothesis, each (n_star, n_draw, n_hypothesis), of stars with n measurements."""
+    if not outliers:
+        total = (1.0 / var).sum(2, keepdims=True)
+        mean = (residual / var).sum(2, keepdims=True) / total
+        return mean, 1.0 / total, np.ones_like(total)
+    shape = residual.shape
+    rate = np.clip(rate, 1e-12, 0.5)  # an anchor has none: its logarithm must be finite
+    flat = [x.reshape(-1, shape[2]) for x in (residual, var, np.log(rate) - np.log1p(-rate))]
+    parts = []
+    for start in range(0, len(flat[0]), PIECE):
+        here = [x[start : start + PIECE] for x in flat]
+        pad = [np.concatenate([x, np.ones((PIECE - len(x), shape[2]))]) for x in here]  # one compiled shape
+        parts.append([np.asarray(x)[: len(here[0])] for x in _hypotheses(*pad)])
+    joint, mean, var = (np.concatenate(x) for x in zip(*parts, strict=True))
+    weight = np.exp(joint - joint.max(1, keepdims=True))
+    weight /= weight.sum(1, keepdims=True)
+    return tuple(x.reshape(*shape[:2], -1) for x in (mean, var, weight))
+
+
+@jax.jit
+def _hypotheses(residual, var, odds):
+    return (outlier_log_joint(residual, var, odds), *true_value(residual, var))
+
+
+def predictive(
+    catalogue: Catalogue, drawn: Mapping[str, Draws], d: Draws, star: np.ndarray, error: np.ndarray
+) -> tuple[Mixture, np.ndarray]:
+    """What a survey would report for some stars.
+
+    Args:
+        catalogue: of the run.
+        drawn: survey -> draws of the label, of the sources that tell the true label.
+        d: draws of the survey asked about.
+        star: star numbers, (n,).
+        error: of the measurements to be, label unit, NaN for none.
+
+    Returns:
+        Predictive distribution of a measurement that is no outlier, label unit; how many measurements tell the star's
+        true label, (n,).
+
+    Errors:
+        None.
+
+    Example:
+        >>> run = tiny_run()
+        >>> drawn = {s: draws_of(run.recipe, run.posterior, s, "fe_h") for s in ("s1", "s2")}
+        >>> what, count = predictive(run.catalogue, drawn, drawn["s2"], np.array([3]), np.array([0.05]))
+        >>> bool(what.spread()[0] > 0.05)
+        True
+    """
+    truth = true_label(catalogue, drawn, d.label, star)
+    x = catalogue.x[star, catalogue.surveys.index(d.survey)]
+    return truth.z.measured(d.shift(x), d.noise(x, error)), truth.count
+
+
+def _answer(catalogue, drawn, survey, label, star, query, at, out) -> np.ndarray:
     """Fill the rows `at` of `out`; returns the reasons."""
+    if any(d.rate.any() for d in drawn.values()):
+        drawn = {s: d.thinned(FEW_DRAWS) for s, d in drawn.items()}
     reason = np.full(len(star), "", dtype=object)
     d, s, l = drawn[survey], catalogue.surveys.index(survey), catalogue.labels.index(label)
-    mean, var, count = true_label(catalogue, drawn, label, star)
-    reason[count == 0] = f"no measurement of {label} for this star"
     own = catalogue.error[(catalogue.survey == s) & (catalogue.label == l)]
     typical = np.nanmedian(own) if np.isfinite(own).any() else np.nan
+    error = np.where(np.isnan(query.error[at]), typical, query.error[at])
+    core, count = predictive(catalogue, drawn, d, star, error)
+    reason[count == 0] = f"no measurement of {label} for this star"
     x = catalogue.x[star, s]
-    mean = mean + d.shift(x)
-    sd = np.sqrt(var + d.noise(x, np.where(np.isnan(error), typical, error)) ** 2)
     covariates = sorted({c for names in d.terms(x).covariates for c in names})
     for c in covariates:
         bad = np.isnan(x[:, catalogue.covariates.index(c)]) & (reason == "")
         reason[bad] = f"covariate {c} of {survey} is missing for this star"
     ok = reason == ""
-    out["mean"][at[ok]] = mean[ok].mean(1)
-    out["sd"][at[ok]] = np.sqrt((sd[ok] ** 2).mean(1) + mean[ok].var(1))
     if ok.any():
-        for name, q in zip(LEVELS, quantiles(mean[ok], sd[ok], tuple(LEVELS.values())).T, strict=True):
-            out[name][at[ok]] = q
+        core, rows = core.rows(ok), at[ok]
+        out["mean"][rows], out["sd"][rows] = core.centre(), core.spread()
+        whole = core.blunders(d.noise(x[ok], error[ok]), d.rate)
+        for name, q in zip(LEVELS, whole.quantiles(tuple(LEVELS.values())).T, strict=True):
+            out[name][rows] = q
+        if query.value is not None:
+            value = query.value[rows]
+            out["log_density"][rows], out["pit"][rows] = whole.log_density(value), whole.cdf(value)
     return reason

@@ -43,7 +43,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_covariates(recipe)
     for survey, spec in recipe.surveys.items():
         _known(spec.anchor, recipe.labels, "label", f"survey {survey!r}")
-        _known(spec.free, ("error_scale", "floor"), "quantity to free", f"survey {survey!r}")
+        _known(spec.free, ("error_scale", "floor", "outlier_rate"), "quantity to free", f"survey {survey!r}")
     for entry in recipe.data:
         _check_data(recipe, entry)
     _check_terms(recipe)
@@ -143,6 +143,10 @@ def _check_terms(recipe: Recipe) -> None:
 def _check_sampling(recipe: Recipe) -> None:
     _positive(recipe.priors.error_scale, "The recipe's prior error_scale")
     _positive(recipe.priors.floor_trend, "The recipe's prior floor_trend")
+    if not 0 < recipe.priors.outlier_rate < 0.5:
+        raise HbcalError(f"The recipe's prior outlier_rate is {recipe.priors.outlier_rate}: give a share, 0 to 0.5.")
+    if recipe.clip and recipe.program == "crosscal_robust":
+        raise HbcalError(f"The recipe clips at {recipe.clip:g}, but crosscal_robust keeps all measurements: drop it.")
     if not 0 <= recipe.clip < math.inf:
         raise HbcalError(f"The recipe's clip is {recipe.clip}: it must be 0 (off) or positive.")
     sampling = recipe.sampling

@@ -131,10 +131,11 @@ class FloorSpec:
 
 @dataclass(frozen=True)
 class PriorSpec:
-    """Prior sd of a log error scale, and of each log-linear floor term."""
+    """Prior sd of a log error scale, of each log-linear floor term; prior mean of a survey's share of outliers."""
 
     error_scale: float = 0.3
     floor_trend: float = 0.5
+    outlier_rate: float = 0.03
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Recipe:
     labels: Mapping[str, LabelSpec]
     surveys: Mapping[str, SurveySpec]
     data: tuple[DataSpec, ...]
-    program: Literal["crosscal"] = "crosscal"
+    program: Literal["crosscal", "crosscal_robust"] = "crosscal"
     covariates: Mapping[str, CovariateSpec] = field(default_factory=dict)
     trend: tuple[TrendSpec, ...] = ()
     floor: tuple[FloorSpec, ...] = ()

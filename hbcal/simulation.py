@@ -22,9 +22,8 @@ from hbcal.catalogue.write import write_table
 from hbcal.design import Prepared, named_quantities, prepare
 from hbcal.draws import draws_of
 from hbcal.folder import check_out, write_text
-from hbcal.programs.crosscal import crosscal
+from hbcal.problem import task_of
 from hbcal.recipe import Recipe, load_recipe
-from hbcal.start import priors_of
 from hbcal.tree import DIMS
 
 
@@ -151,7 +150,8 @@ def _reports(recipe: Recipe, survey: str, label: str) -> bool:
 
 def _truth(prepared: Prepared, seed: int, values: Mapping[str, Any]) -> xr.Dataset:
     """One draw of everything from the prior, then the given values in its place."""
-    run = trace(seeded(crosscal, jax.random.PRNGKey(seed))).get_trace(prepared.design, priors=priors_of(prepared))
+    task = task_of(prepared)
+    run = trace(seeded(task.program, jax.random.PRNGKey(seed))).get_trace(task.args[0], **task.kwargs)
     sites = {k: np.asarray(v["value"])[None, None] for k, v in run.items() if v["type"] == "sample" and k[:2] != "y_"}
     quantities = named_quantities(prepared, sites)
     cat = prepared.catalogue

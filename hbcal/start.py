@@ -47,27 +47,8 @@ def ring_of(prepared: Prepared) -> Ring | None:
     )  # fmt: skip
 
 
-def priors_of(prepared: Prepared) -> Priors:
-    """The program's priors as the recipe states them.
-
-    Args:
-        prepared: with its recipe.
-
-    Returns:
-        `Priors`: sd of log error scale and of floor terms, dimensionless.
-
-    Errors:
-        None.
-
-    Example:
-        >>> priors_of(tiny_prepared()).error_scale
-        0.3
-    """
-    return Priors(prepared.recipe.priors.error_scale, prepared.recipe.priors.floor_trend)
-
-
-def task_of(prepared: Prepared, sites: Mapping[str, np.ndarray], inverse_mass: np.ndarray | None = None) -> Task:
-    """What the search for the mode and the chains have in common: the program, its data, and where they move.
+def collapsed_task(prepared: Prepared, sites: Mapping[str, np.ndarray], inverse_mass: np.ndarray | None = None) -> Task:
+    """What the search for the mode and the chains of `crosscal` have in common.
 
     Args:
         prepared: with its recipe.
@@ -81,12 +62,13 @@ def task_of(prepared: Prepared, sites: Mapping[str, np.ndarray], inverse_mass: n
         None.
 
     Example:
-        >>> task_of(tiny_prepared(), {}).fold
+        >>> collapsed_task(tiny_prepared(), {}).fold
         ('floor',)
     """
+    spec = prepared.recipe.priors
     return Task(
-        crosscal, (prepared.design, prepared.y), {"priors": priors_of(prepared)}, sites, draw_coefficients,
-        inverse_mass, fold=("floor",), ring=ring_of(prepared),
+        crosscal, (prepared.design, prepared.y), {"priors": Priors(spec.error_scale, spec.floor_trend)}, sites,
+        draw_coefficients, inverse_mass, fold=("floor",), ring=ring_of(prepared),
     )  # fmt: skip
 
 
@@ -181,7 +163,7 @@ def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
     """
     design = prepared.design
     start = least_squares_start(prepared)
-    mode = Mode(task_of(prepared, start))
+    mode = Mode(collapsed_task(prepared, start))
     sites: Mapping[str, np.ndarray] = start  # the first cut is by robust scatters: outliers inflate a mode's
     kept, out = design, np.zeros(0, int)
     for step in count():
@@ -194,6 +176,27 @@ def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
     if not len(out):
         sites = mode((design, prepared.y))
     return Start({k: np.asarray(sites[k]) for k in start}, mode.inverse_mass(), out, mode.converged)
+
+
+def coefficients_at(prepared: Prepared, start: Start) -> dict[str, np.ndarray]:
+    """Zero points and trends at a start: their mean given the noise, without the measurements that were clipped.
+
+    Args:
+        prepared: design and data.
+        start: as `find_start` gives it.
+
+    Returns:
+        ``coef_<label>`` (n_coef,) per label, label unit.
+
+    Errors:
+        None.
+
+    Example:
+        >>> coefficients_at(tiny_prepared(), find_start(tiny_prepared()))["coef_fe_h"].shape
+        (6,)
+    """
+    found = _coefficients(start.sites, _without(prepared, start.clipped), prepared.y)
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
 @jax.jit

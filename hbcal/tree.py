@@ -18,6 +18,7 @@ DIMS = {
     "trend": ("survey", "label", "term"),
     "floor_trend": ("survey", "label", "floor_term"),
     "prior_sd": ("scale",),
+    "outlier_rate": ("survey",),
 }
 
 

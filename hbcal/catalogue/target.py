@@ -205,19 +205,23 @@ def _long(recipe: Recipe, columns: Columns, survey: str, fitted: tuple[str, ...]
 
 @dataclass(frozen=True)
 class Query:
-    """What `predict` is asked: star, survey, label per row, and the error of the measurement to be (NaN: typical)."""
+    """What `predict` is asked: star, survey, label per row, and the error of the measurement to be (NaN: typical).
+
+    With values, in the label's unit, it says how probable each was.
+    """
 
     star: np.ndarray
     survey: np.ndarray
     label: np.ndarray
     error: np.ndarray
+    value: np.ndarray | None = None
 
 
 def read_query(path: Path, recipe: Recipe) -> Query:
     """Read a table of questions.
 
     Args:
-        path: a table with columns star, survey, label and perhaps error, in the unit it states or the label's.
+        path: columns star, survey, label and perhaps error and value, in the unit they state or the label's.
         recipe: of the run.
 
     Returns:
@@ -234,14 +238,16 @@ def read_query(path: Path, recipe: Recipe) -> Query:
         [nan]
     """
     wanted: dict[str, Kind] = {"star": "text", "survey": "text", "label": "text"}
-    if path.is_file() and "error" in column_names(path):
-        wanted["error"] = "number"
+    if path.is_file():
+        wanted |= {name: "number" for name in ("error", "value") if name in column_names(path)}
     columns = read_columns(path, wanted)
-    error = columns.values.get("error", np.full(columns.n_row, np.nan))
-    check_errors(error, "error", path.name)
-    for name in {*columns.values["label"]} & recipe.labels.keys():
-        at = columns.values["label"] == name
-        error[at] = to_unit(
-            error[at], columns.units.get("error", ""), recipe.unit(name), f"error column of {path.name}"
-        )
-    return Query(columns.values["star"], columns.values["survey"], columns.values["label"], error)
+    numbers = {name: columns.values.get(name, np.full(columns.n_row, np.nan)) for name in ("error", "value")}
+    check_errors(numbers["error"], "error", path.name)
+    for label in {*columns.values["label"]} & recipe.labels.keys():
+        at = columns.values["label"] == label
+        for name, x in numbers.items():
+            unit = columns.units.get(name, "")
+            x[at] = to_unit(x[at], unit, recipe.unit(label), f"{name} column of {path.name}")
+    value = numbers["value"] if "value" in columns.values else None
+    star, survey, label = (columns.values[name] for name in ("star", "survey", "label"))
+    return Query(star, survey, label, numbers["error"], value)

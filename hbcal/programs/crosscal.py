@@ -57,6 +57,11 @@ class Design:
     floor_place: Float[AnyArray, "n_floor n_floor_term n_gamma"]
     n_error: int = static()
 
+    @property
+    def n_gamma(self) -> int:
+        """How many log-linear terms all floors have together."""
+        return self.floor_place.shape[2]
+
     def variances(self, label: Label, sites: Mapping[str, AnyArray]) -> tuple[Array, ...]:
         """Noise variance of each block of a label, given a draw of the noise sites."""
         none = jnp.zeros(0)
@@ -108,15 +113,13 @@ def crosscal(
         >>> [each.shape == given.shape for each, given in zip(y, tiny_prepared().y)]
         [True]
     """
-    n_gamma = design.floor_place.shape[2]
+    log_normal = dist.LogNormal(0.0, priors.error_scale).expand([design.n_error])
     noise = {
-        "error_scale": _sites(
-            "error_scale", "n_error", dist.LogNormal(0.0, priors.error_scale).expand([design.n_error])
-        ),
-        "floor": _sites("floor", "n_floor", dist.HalfNormal(design.floor_unit)),
-        "floor_trend": _sites("floor_trend", "n_gamma", dist.Normal(0.0, priors.floor_trend).expand([n_gamma])),
+        "error_scale": plated("error_scale", "n_error", log_normal),
+        "floor": plated("floor", "n_floor", dist.HalfNormal(design.floor_unit)),
+        "floor_trend": plated("floor_trend", "n_gamma", dist.Normal(0.0, priors.floor_trend).expand([design.n_gamma])),
     }
-    scales = _sites("prior_sd", "n_scale", dist.HalfNormal(design.scale_unit))
+    scales = plated("prior_sd", "n_scale", dist.HalfNormal(design.scale_unit))
 
     measured = []
     for i, label in enumerate(design.labels):
@@ -132,8 +135,24 @@ def crosscal(
     return tuple(measured)
 
 
-def _sites(name: str, axis: str, prior: dist.Distribution) -> AnyArray:
-    """Sample a vector in the plate of its axis; nothing where there is nothing to sample."""
+def plated(name: str, axis: str, prior: dist.Distribution) -> AnyArray:
+    """Sample a vector in the plate of its axis.
+
+    Args:
+        name: of the site.
+        axis: of the plate.
+        prior: independent entries, (n,).
+
+    Returns:
+        The draw, (n,); an empty vector, and no site, where there is nothing to sample.
+
+    Errors:
+        None.
+
+    Example:
+        >>> plated("floor", "n_floor", dist.HalfNormal(jnp.ones(0))).shape
+        (0,)
+    """
     if prior.batch_shape[0] == 0:
         return jnp.zeros(0)
     with numpyro.plate(axis, prior.batch_shape[0]):
@@ -142,7 +161,7 @@ def _sites(name: str, axis: str, prior: dist.Distribution) -> AnyArray:
 
 def draw_coefficients(
     key: Array,
-    sites: dict[str, AnyArray],
+    drawn: dict[str, AnyArray],
     design: Design,
     y: tuple[AnyArray, ...],
     *,
@@ -153,7 +172,7 @@ def draw_coefficients(
 
     Args:
         key: JAX random key.
-        sites: one draw of `error_scale`, `floor`, `floor_trend`, `prior_sd`.
+        drawn: one draw of `error_scale`, `floor`, `floor_trend`, `prior_sd`.
         design: as given to `crosscal`.
         y: as given to `crosscal`.
         white: 1 for a draw, 0 for the conditional mean.
@@ -167,15 +186,15 @@ def draw_coefficients(
 
     Example:
         >>> prepared = tiny_prepared()
-        >>> sites = {"error_scale": jnp.ones(2), "floor": jnp.full(2, 0.1)}
-        >>> drawn = draw_coefficients(jax.random.PRNGKey(0), sites, prepared.design, prepared.y)
-        >>> drawn["coef_fe_h"].shape  # zero point and two trends of each of two surveys
+        >>> noise = {"error_scale": jnp.ones(2), "floor": jnp.full(2, 0.1)}
+        >>> coefficients = draw_coefficients(jax.random.PRNGKey(0), noise, prepared.design, prepared.y)
+        >>> coefficients["coef_fe_h"].shape  # zero point and two trends of each of two surveys
         (6,)
     """
     draws = {}
-    scales = sites.get("prior_sd", jnp.zeros(0))
+    scales = drawn.get("prior_sd", jnp.zeros(0))
     for label, measured, label_key in zip(design.labels, y, jax.random.split(key, len(design.labels)), strict=True):
-        stars = FlatStars(label.blocks, design.variances(label, sites), label.prior_sd(scales))
+        stars = FlatStars(label.blocks, design.variances(label, drawn), label.prior_sd(scales))
         mean, factor = stars.conditional(measured)
         draws[f"coef_{label.name}"] = conditional_draw(mean, factor, white * jax.random.normal(label_key, mean.shape))
     return draws

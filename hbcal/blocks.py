@@ -1,0 +1,179 @@
+"""Builds a label's blocks of stars: slots, design rows, gauge, prior scales, categories."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hbcal.catalogue.catalogue import Catalogue
+from hbcal.catalogue.overlap import Overlap
+from hbcal.distributions.flat_stars import Block
+from hbcal.numerics.gauge import zero_sum_basis
+from hbcal.programs.crosscal import Label
+from hbcal.recipe import Recipe
+from hbcal.terms import OFFSET, floor_terms, trend_terms
+
+
+class Builder:
+    """Collects names while it builds label after label.
+
+    Args:
+        recipe, catalogue: of the fit; the catalogue without the rows that were left out.
+        graph: its overlap graph.
+        anchors: label -> anchors.
+    """
+
+    def __init__(self, recipe: Recipe, catalogue: Catalogue, graph: Overlap, anchors: dict[str, tuple[str, ...]]):
+        self.recipe, self.catalogue, self.graph, self.anchors = recipe, catalogue, graph, anchors
+        self.terms, self.floor_names = [OFFSET], list[str]()
+        self.error_scales, self.floors = list[tuple[str, str]](), list[tuple[str, str]]()
+        self.floor_place: set[tuple[int, int]] = set()  # (floor, term) pairs that exist
+        self.scales: dict[str, float] = {}
+
+    def label(self, label: str) -> tuple[Label, np.ndarray, np.ndarray, np.ndarray]:
+        """The label's design, its measurements, their catalogue rows, and (survey, term) -> coefficients."""
+        cat, recipe = self.catalogue, self.recipe
+        rows = np.flatnonzero(cat.label == cat.labels.index(label))
+        rows = rows[
+            np.bincount(cat.star[rows], minlength=cat.n_star)[cat.star[rows]] > 1
+        ]  # one measurement ties nothing
+        order = np.lexsort((cat.survey[rows], cat.star[rows]))
+        rows = rows[order]
+        anchors = {cat.surveys.index(s) for s in self.anchors[label]}
+        present = [s for s in range(len(cat.surveys)) if (cat.survey[rows] == s).any()]
+        free = [s for s in present if s not in anchors]
+        visit = _visits(cat.star[rows], cat.survey[rows])
+        slots = [
+            (s, v)
+            for s in free + [s for s in present if s in anchors]
+            for v in range(visit[cat.survey[rows] == s].max() + 1)
+        ]
+        n_free = sum(s in free for s, _ in slots)
+
+        stars, position = np.unique(cat.star[rows], return_inverse=True)
+        table = np.full((len(stars), len(slots)), -1)
+        slot_of = {slot: j for j, slot in enumerate(slots)}
+        table[position, [slot_of[s, v] for s, v in zip(cat.survey[rows], visit, strict=True)]] = rows
+
+        per = {s: trend_terms(recipe, cat.surveys[s], label, cat.x[stars, s]) for s in free}
+        local = list(dict.fromkeys(name for t in per.values() for name in t.names))
+        self.terms += [name for name in local if name not in self.terms]
+        coefficient, weight, group = self._coefficients(label, free, per)
+        n_coef = len(weight)
+        expand = np.zeros((len(cat.surveys), len(self.terms), n_coef))
+        for (s, name), row in coefficient.items():
+            expand[s, self.terms.index(name)] = row
+
+        fixed, learnt = self._scales(label, group)
+        blocks, values, where = [], [], []
+        for mask, keep_terms in self._strata(local, per, cat.x[stars][:, free[0]] if free else cat.x[stars, 0]):
+            block = self._block(label, stars[mask], table[mask], slots, n_free, keep_terms, coefficient, n_coef)
+            blocks.append(block)
+            at = table[mask]
+            values.append(np.where(at >= 0, cat.value[at], 0.0).ravel())
+            where.append(at.ravel())
+        out = Label(tuple(blocks), np.asarray(weight), fixed, learnt, label)
+        return out, np.concatenate(values), np.concatenate(where), expand
+
+    def _coefficients(self, label, free, per):
+        """Free coefficients: one per (survey, term), or a zero-sum basis over the surveys where the gauge asks."""
+        coefficient, weight, group = {}, [], []
+        blocks = []
+        star_level = dict(zip(self.catalogue.covariates, self.catalogue.star_level, strict=True))
+        names = list(dict.fromkeys(name for s in free for name in per[s].names))
+        for name in names:
+            who = [s for s in free if name in per[s].names]
+            k = per[who[0]].names.index(name)
+            of_star = all(star_level[c] for c in per[who[0]].covariates[k])
+            tied = not self.graph.anchored[label] and of_star and len(who) == len(free)
+            basis = zero_sum_basis(len(who)) if tied else np.eye(len(who))
+            blocks.append((name, who, basis))
+            weight += [per[who[0]].weights[k]] * basis.shape[1]
+            group += [per[who[0]].groups[k]] * basis.shape[1]
+        start = 0
+        for name, who, basis in blocks:
+            for s, row in zip(who, basis, strict=True):
+                full = np.zeros(len(weight))
+                full[start : start + basis.shape[1]] = row
+                coefficient[s, name] = full
+            start += basis.shape[1]
+        return coefficient, np.asarray(weight, float), group
+
+    def _scales(self, label: str, group: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Fixed prior sd, and index of the learnt one (the last index means none), of each coefficient."""
+        spec = self.recipe.labels[label]
+        fixed, learnt = np.zeros(len(group)), np.full(len(group), -1)
+        for j, name in enumerate(group):
+            trend = None if name == OFFSET else self.recipe.trend[int(name.removeprefix("trend"))]
+            sd, scale = (spec.offset_sd, spec.offset_scale) if trend is None else (trend.sd, trend.scale)
+            fixed[j] = sd
+            if scale > 0:
+                self.scales.setdefault(f"{name}.{label}", scale)
+                learnt[j] = list(self.scales).index(f"{name}.{label}")
+        return fixed, learnt
+
+    def _strata(self, local, per, x):
+        """Stars by category, with the terms that are not zero there: small dense blocks instead of a sparse matrix."""
+        levels = {name: lv for t in per.values() for name, lv in zip(t.names, t.levels, strict=True)}
+        star_level = dict(zip(self.catalogue.covariates, self.catalogue.star_level, strict=True))
+        categories = list(dict.fromkeys(lv[0] for lv in levels.values() if lv and star_level[lv[0]]))
+        if not categories:
+            return [(np.ones(len(x), bool), local)]
+        code = np.stack([x[:, self.catalogue.covariates.index(c)] for c in categories], axis=1)
+        out = []
+        for combination in np.unique(code[~np.isnan(code).any(1)], axis=0):
+            here = {
+                (c, self.recipe.covariates[c].all_levels[int(k)]) for c, k in zip(categories, combination, strict=True)
+            }
+            keep = [n for n in local if (lv := levels[n]) is None or lv[0] not in categories or lv in here]
+            out.append(((code == combination).all(1), keep))
+        lost = np.isnan(code).any(1)  # stars whose free surveys are all missing: they constrain noise only
+        return out + ([(lost, [])] if lost.any() else [])
+
+    def _block(self, label, stars, table, slots, n_free, keep_terms, coefficient, n_coef):
+        cat = self.catalogue
+        seen = table >= 0
+        error = np.where(seen, cat.error[table], np.nan)
+        phi = np.zeros((len(stars), n_free, len(keep_terms)))
+        spread = np.zeros((n_free, len(keep_terms), n_coef))
+        psi = np.zeros((len(stars), len(slots), 0))
+        scale_of, floor_of = [], []
+        for j, (s, _) in enumerate(slots):
+            survey, spec = cat.surveys[s], self.recipe.surveys[cat.surveys[s]]
+            is_anchor = survey in self.anchors[label]
+            x = cat.x[stars, s]
+            if j < n_free:
+                terms = trend_terms(self.recipe, survey, label, x)
+                for k, name in enumerate(keep_terms):
+                    if name in terms.names:
+                        phi[:, j, k] = np.where(seen[:, j], terms.values[:, terms.names.index(name)], 0.0)
+                        spread[j, k] = coefficient[s, name]
+            all_errors = cat.error[(cat.survey == s) & (cat.label == cat.labels.index(label))]
+            scaled = np.isfinite(all_errors).any() and (not is_anchor or "error_scale" in spec.free)
+            scale_of.append(_index(self.error_scales, (survey, label)) if scaled else -1)
+            floored = not is_anchor or "floor" in spec.free
+            floor_of.append(_index(self.floors, (survey, label)) if floored else -1)
+            if floored and not is_anchor:
+                floor = floor_terms(self.recipe, survey, label, x)
+                for k, name in enumerate(floor.names):
+                    i = _index(self.floor_names, name)
+                    psi = np.concatenate([psi, np.zeros((*psi.shape[:2], max(0, i + 1 - psi.shape[2])))], axis=2)
+                    self.floor_place.add((floor_of[-1], i))
+                    psi[:, j, i] = np.where(seen[:, j], floor.values[:, k], 0.0)
+        return Block(
+            seen, phi, spread.reshape(-1, n_coef), np.where(np.isfinite(error), error, 0.0) ** 2, psi,
+            tuple(scale_of), tuple(floor_of), label,
+        )  # fmt: skip
+
+
+def _index(names: list, name) -> int:
+    if name not in names:
+        names.append(name)
+    return names.index(name)
+
+
+def _visits(star: np.ndarray, survey: np.ndarray) -> np.ndarray:
+    """Number of the visit of each row, rows sorted by (star, survey)."""
+    new = np.ones(len(star), bool)
+    new[1:] = (star[1:] != star[:-1]) | (survey[1:] != survey[:-1])
+    start = np.maximum.accumulate(np.where(new, np.arange(len(star)), 0))
+    return np.arange(len(star)) - start

@@ -1,0 +1,217 @@
+"""The programs by name: what each is given, where its chains start, and what its draws say about the measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hbcal._typing import Array
+from hbcal.design import Prepared, prepare
+from hbcal.infer.optimise import Mode
+from hbcal.infer.task import Task
+from hbcal.programs.crosscal_robust import RobustDesign, RobustPriors, crosscal_robust, outlier_stars
+from hbcal.start import Start, coefficients_at, collapsed_task, find_start, ring_of
+from hbcal.strata import robust
+
+FAR = 5.0  # sd beyond which a measurement does not help to find where a robust fit starts
+MOST_DRAWS = 200
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A program with everything NUTS needs.
+
+    Attributes:
+        prepared: the data it is fitted to; less than was given where the recipe clips.
+        task: program, data, start.
+        converged: whether the search for the posterior's mode ended.
+    """
+
+    prepared: Prepared
+    task: Task
+    converged: bool
+
+
+def task_of(prepared: Prepared) -> Task:
+    """The recipe's program and its arguments, without a start.
+
+    Args:
+        prepared: with its recipe.
+
+    Returns:
+        `Task`.
+
+    Errors:
+        None: a recipe names a program there is.
+
+    Example:
+        >>> task_of(tiny_prepared()).program.__name__
+        'crosscal'
+    """
+    return PROGRAMS[prepared.recipe.program].task(prepared, {}, None)
+
+
+def pose(prepared: Prepared) -> Problem:
+    """Find where the chains start: the posterior's mode, and Laplace's covariance there.
+
+    Args:
+        prepared: with its recipe.
+
+    Returns:
+        `Problem`.
+
+    Errors:
+        None.
+
+    Example:
+        >>> pose(tiny_prepared()).converged
+        True
+    """
+    way = PROGRAMS[prepared.recipe.program]
+    prepared, start = way.start(prepared)
+    return Problem(prepared, way.task(prepared, start.sites, start.inverse_mass), start.converged)
+
+
+def clipped_start(prepared: Prepared) -> tuple[Prepared, Start]:
+    """Where `crosscal` starts, and what is left of its data where the recipe clips.
+
+    Args:
+        prepared: with its recipe.
+
+    Returns:
+        Without the measurements that lie too far out; `Start`.
+
+    Errors:
+        None.
+
+    Example:
+        >>> left, _ = clipped_start(tiny_prepared())
+        >>> len(left.catalogue.value) == len(tiny_prepared().catalogue.value)  # the recipe does not clip
+        True
+    """
+    clip = prepared.recipe.clip
+    start = find_start(prepared, clip)
+    if not len(start.clipped):
+        return prepared, start
+    keep = np.ones(len(prepared.catalogue.value), bool)
+    keep[start.clipped] = False
+    left = prepared.catalogue.select(keep, f"more than {clip:g} sigma from the starting fit")
+    again = prepare(prepared.recipe, left)
+    names = [(p.floors, p.error_scales, p.scales, p.floor_names) for p in (prepared, again)]
+    return again, start if names[0] == names[1] else find_start(again)
+
+
+def robust_task(prepared: Prepared, sites: Mapping[str, np.ndarray], inverse_mass: np.ndarray | None = None) -> Task:
+    """`crosscal_robust` with its data; coordinates as in `hbcal.start.collapsed_task`.
+
+    Args:
+        prepared, sites, inverse_mass: as there.
+
+    Returns:
+        `Task`.
+
+    Errors:
+        None.
+
+    Example:
+        >>> robust_task(tiny_prepared(), {}).program.__name__
+        'crosscal_robust'
+    """
+    spec, posed = prepared.recipe.priors, robust(prepared)
+    priors = RobustPriors(spec.error_scale, spec.floor_trend, spec.outlier_rate)
+    return Task(
+        crosscal_robust, (posed.design, posed.y), {"priors": priors}, sites, None, inverse_mass, fold=("floor",),
+        ring=ring_of(prepared),
+    )  # fmt: skip
+
+
+def robust_start(prepared: Prepared) -> tuple[Prepared, Start]:
+    """The mode of `crosscal_robust`, searched from that of `crosscal` without what lies far out.
+
+    Args:
+        prepared: design and data.
+
+    Returns:
+        The same, nothing is clipped; `Start`.
+
+    Errors:
+        None.
+
+    Example:
+        >>> sorted(robust_start(tiny_prepared())[1].sites)
+        ['coef_fe_h', 'error_scale', 'floor', 'outlier_rate']
+    """
+    near = find_start(prepared, FAR)
+    rate = np.full(len(prepared.rates), prepared.recipe.priors.outlier_rate)
+    begin = {**near.sites, **coefficients_at(prepared, near), **({"outlier_rate": rate} if len(rate) else {})}
+    task = robust_task(prepared, begin)
+    mode = Mode(task)
+    sites = mode(task.args)
+    found = {k: np.asarray(sites[k]) for k in begin}
+    return prepared, Start(found, mode.inverse_mass(), np.zeros(0, int), mode.converged)
+
+
+def outlier_probability(prepared: Prepared, sites: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Posterior probability of every measurement to be an outlier: its responsibility, averaged over the draws.
+
+    Args:
+        prepared: design and data.
+        sites: draws per site, each (n_chain, n_draw, ...).
+
+    Returns:
+        (n_measurement,) in the catalogue's order, NaN for those that are not in the fit; None for a program without
+        outliers.
+
+    Errors:
+        KeyError when a site is missing.
+
+    Example:
+        >>> outlier_probability(tiny_prepared(), {}) is None
+        True
+    """
+    if prepared.recipe.program != "crosscal_robust":
+        return None
+    posed = robust(prepared)
+    flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in sites.items()}
+    n = len(next(iter(flat.values())))
+    pick = np.unique(np.linspace(0, n - 1, min(n, MOST_DRAWS)).astype(int))
+    found = _responsibilities({k: jnp.asarray(v[pick]) for k, v in flat.items()}, posed.design, posed.y)
+    out = np.full(len(prepared.catalogue.value), np.nan)
+    for rows, probability in zip(posed.rows, found, strict=True):
+        out[rows] = np.asarray(probability)
+    return out
+
+
+@jax.jit
+def _responsibilities(draws: dict[str, Array], design: RobustDesign, y: tuple[Array, ...]) -> tuple[Array, ...]:
+    def one(d: dict[str, Array]) -> tuple[Array, ...]:
+        none = jnp.zeros(0)
+        noise = [d.get(name, none) for name in ("error_scale", "floor", "floor_trend", "outlier_rate")]
+        stars = [
+            outlier_stars(design.common, strata, d[f"coef_{label.name}"], *noise)
+            for label, strata in zip(design.common.labels, design.strata, strict=True)
+        ]
+        return tuple(s.responsibility(v) for s, v in zip(stars, y, strict=True))
+
+    n = next(iter(draws.values())).shape[0]
+    zero = tuple(jnp.zeros_like(v) for v in y)
+    add = lambda i, total: jax.tree.map(jnp.add, total, one(jax.tree.map(lambda v: v[i], draws)))  # noqa: E731
+    return jax.tree.map(lambda total: total / n, jax.lax.fori_loop(0, n, add, zero))
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a program is posed: its task at given sites, and its start."""
+
+    task: Callable[[Prepared, Mapping[str, np.ndarray], np.ndarray | None], Task]
+    start: Callable[[Prepared], tuple[Prepared, Start]]
+
+
+PROGRAMS = {
+    "crosscal": Way(collapsed_task, clipped_start),
+    "crosscal_robust": Way(robust_task, robust_start),
+}

@@ -1,0 +1,90 @@
+"""The stars of a prepared catalogue sorted by how many measurements each has: what `crosscal_robust` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hbcal.design import Prepared, may_be_outlier
+from hbcal.distributions.flat_stars import Block
+from hbcal.distributions.outlier_stars import Stratum
+from hbcal.programs.crosscal_robust import RobustDesign
+
+
+@dataclass(frozen=True)
+class Robust:
+    """The arguments of `crosscal_robust`.
+
+    Attributes:
+        design, y: of the program.
+        rows: per fitted label, catalogue row of each entry of y.
+    """
+
+    design: RobustDesign
+    y: tuple[np.ndarray, ...]
+    rows: tuple[np.ndarray, ...]
+
+
+def robust(prepared: Prepared) -> Robust:
+    """Take the stars out of `crosscal`'s blocks and sort them by their number of measurements.
+
+    Args:
+        prepared: a catalogue and its design.
+
+    Returns:
+        `Robust`; the measurements are the same, in another order, label units.
+
+    Errors:
+        None.
+
+    Example:
+        >>> posed = robust(tiny_prepared())
+        >>> [stratum.err2.shape[1] for stratum in posed.design.strata[0]]  # stars with two and with three measurements
+        [2, 3]
+        >>> sorted(posed.rows[0].tolist()) == sorted(r for r in tiny_prepared().rows[0].tolist() if r >= 0)
+        True
+    """
+    cat, recipe = prepared.catalogue, prepared.recipe
+    rate = {
+        (s, l): prepared.rates.index(survey)
+        for s, survey in enumerate(cat.surveys) for l, label in enumerate(cat.labels)
+        if survey in prepared.rates and may_be_outlier(recipe, survey, label)
+    }  # fmt: skip
+    strata, values, order = [], [], []
+    for label, rows in zip(prepared.design.labels, prepared.rows, strict=True):
+        tables, where = [], []
+        for block, table in zip(label.blocks, _tables(label.blocks, rows), strict=True):
+            n_seen = np.asarray(block.seen).sum(1)
+            for n in np.unique(n_seen):
+                here, at = _stratum(block, table, np.flatnonzero(n_seen == n), int(n))
+                pairs = zip(cat.survey[at], cat.label[at], strict=True)
+                rates = np.array([rate.get(pair, -1) for pair in pairs], int).reshape(-1, n)
+                tables.append(Stratum(rate_at=rates, **here))
+                where.append(at)
+        strata.append(tuple(tables))
+        order.append(np.concatenate(where))
+        values.append(cat.value[order[-1]])
+    bare = tuple(replace(label, blocks=()) for label in prepared.design.labels)
+    design = RobustDesign(replace(prepared.design, labels=bare), tuple(strata), len(prepared.rates))
+    return Robust(design, tuple(values), tuple(order))
+
+
+def _tables(blocks: tuple[Block, ...], flat: np.ndarray) -> list[np.ndarray]:
+    parts = np.split(flat, np.cumsum([b.seen.size for b in blocks])[:-1])
+    return [part.reshape(b.seen.shape) for b, part in zip(blocks, parts, strict=True)]
+
+
+def _stratum(block: Block, rows: np.ndarray, stars: np.ndarray, n_seen: int) -> tuple[dict[str, Any], np.ndarray]:
+    """The stars of a block that have n measurements, and the catalogue row of each."""
+    seen, n_free = np.asarray(block.seen)[stars], block.phi.shape[1]
+    star, slot = np.nonzero(seen)
+    free = slot < n_free
+    table = lambda x: np.asarray(x)[stars][star, slot].reshape(-1, n_seen, *np.shape(x)[2:])  # noqa: E731
+    by_slot = lambda x: np.array(x, int)[slot].reshape(-1, n_seen)  # noqa: E731
+    return {
+        "phi": np.asarray(block.phi)[stars][star[free], slot[free]], "who": np.eye(n_free)[slot[free]],
+        "place": np.flatnonzero(free), "spread": np.asarray(block.spread), "err2": table(block.err2),
+        "psi": table(block.psi), "scale_at": by_slot(block.scale_of), "floor_at": by_slot(block.floor_of),
+    }, rows[stars][star, slot]  # fmt: skip
