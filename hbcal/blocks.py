@@ -20,10 +20,14 @@ class Builder:
         recipe, catalogue: of the fit; the catalogue without the rows that were left out.
         graph: its overlap graph.
         anchors: label -> anchors.
+        votes: which measurements enter the fit, (n_measurement,).
     """
 
-    def __init__(self, recipe: Recipe, catalogue: Catalogue, graph: Overlap, anchors: dict[str, tuple[str, ...]]):
-        self.recipe, self.catalogue, self.graph, self.anchors = recipe, catalogue, graph, anchors
+    def __init__(
+        self, recipe: Recipe, catalogue: Catalogue, graph: Overlap, anchors: dict[str, tuple[str, ...]],
+        votes: np.ndarray,
+    ):  # fmt: skip
+        self.recipe, self.catalogue, self.graph, self.anchors, self.votes = recipe, catalogue, graph, anchors, votes
         self.terms, self.floor_names = [OFFSET], list[str]()
         self.error_scales, self.floors = list[tuple[str, str]](), list[tuple[str, str]]()
         self.floor_place: set[tuple[int, int]] = set()  # (floor, term) pairs that exist
@@ -32,10 +36,9 @@ class Builder:
     def label(self, label: str) -> tuple[Label, np.ndarray, np.ndarray, np.ndarray]:
         """The label's design, its measurements, their catalogue rows, and (survey, term) -> coefficients."""
         cat, recipe = self.catalogue, self.recipe
-        rows = np.flatnonzero(cat.label == cat.labels.index(label))
-        rows = rows[
-            np.bincount(cat.star[rows], minlength=cat.n_star)[cat.star[rows]] > 1
-        ]  # one measurement ties nothing
+        rows = np.flatnonzero((cat.label == cat.labels.index(label)) & self.votes)
+        seen = np.bincount(cat.star[rows], minlength=cat.n_star)
+        rows = rows[seen[cat.star[rows]] > 1]  # one measurement ties nothing
         order = np.lexsort((cat.survey[rows], cat.star[rows]))
         rows = rows[order]
         anchors = {cat.surveys.index(s) for s in self.anchors[label]}

@@ -19,8 +19,10 @@ import xarray as xr
 from hbcal import __version__
 from hbcal._errors import HbcalError
 from hbcal.catalogue.catalogue import Catalogue
+from hbcal.catalogue.copies import find_copies
 from hbcal.catalogue.observe import observe
-from hbcal.design import Prepared, named_quantities, prepare
+from hbcal.dependents import second_quantities, second_stage, second_task
+from hbcal.design import Prepared, named_quantities, prepare, voting
 from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.infer.diagnose import diagnose
 from hbcal.infer.sample import sample
@@ -28,11 +30,36 @@ from hbcal.infer.task import Settings
 from hbcal.problem import outlier_probability, pose
 from hbcal.recipe import Recipe, load_recipe
 from hbcal.run import Run, open_run
-from hbcal.tree import build_tree
+from hbcal.tree import build_tree, dataset
 
 
 class ConvergenceWarning(UserWarning):
     """A posterior failed its diagnostics: its draws are kept, and must not be used as they are."""
+
+
+class CopyWarning(UserWarning):
+    """Two voting surveys agree as only copies do: counted twice, they drive each other's floor to zero."""
+
+
+def undeclared_copies(prepared: Prepared) -> list[str]:
+    """Voting surveys that look like copies of each other, in words; see `hbcal.catalogue.copies.find_copies`.
+
+    Args:
+        prepared: a catalogue and its recipe.
+
+    Returns:
+        A sentence per pair of surveys and label.
+
+    Errors:
+        None.
+
+    Example:
+        >>> undeclared_copies(tiny_prepared())
+        []
+    """
+    recipe, cat = prepared.recipe, prepared.catalogue
+    scale = {name: spec.floor_scale for name, spec in recipe.labels.items()}
+    return [copy.text() for copy in find_copies(cat, scale, voting(recipe, cat))]
 
 
 def calibrate(
@@ -109,6 +136,9 @@ def calibrate(
         raise HbcalError(f"The folder {out} holds something that is not a run of hbcal: choose another --out.")
 
     say(prepared.overlap.text({name: recipe.unit(name) for name in recipe.labels}))
+    copies = undeclared_copies(prepared)
+    if copies:
+        warnings.warn(f"{'; '.join(copies)}: declare it with depends_on in the recipe", CopyWarning, stacklevel=2)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         write_text(out / "run.json", json.dumps(mark, indent=1))
@@ -121,8 +151,18 @@ def calibrate(
             say("the search for the posterior's mode did not end: the chains start where it had got to")
         say(f"sampling on the {settings.platform}: {settings.chains} chains of {settings.warmup} + {settings.draws}")
         sites, stats = sample(problem.task, settings, out / "chains", progress=say)
-        run = _write(out, prepared, sites, stats, settings, mark["identity"], begun)
-        shutil.rmtree(out / "chains")
+        quantities = named_quantities(prepared, sites)
+        probability = outlier_probability(prepared, sites)
+        second = second_stage(prepared, dataset(prepared, quantities))
+        if second is not None:
+            say(f"dependent surveys: {len(second.y)} measurements, {len(second.pairs)} labels")
+            more, more_stats = sample(second_task(prepared, second), settings, out / "dependents", progress=say)
+            stats |= {f"{name}_dependents": values for name, values in more_stats.items()}
+            voters = dataset(prepared, quantities)
+            quantities = second_quantities(prepared, second, more, quantities, voters, probability)
+        run = _write(out, prepared, quantities, stats, probability, settings, mark["identity"], begun, copies)
+        for name in ("chains", "dependents"):
+            shutil.rmtree(out / name, ignore_errors=True)
     say(run.diagnostics_text)
     if not run.passed:
         warnings.warn(
@@ -159,8 +199,8 @@ def _settings(
 
 
 def _write(
-    out: Path, prepared: Prepared, sites: dict[str, np.ndarray], stats: dict[str, np.ndarray], settings: Settings,
-    mark: str, begun: datetime,
+    out: Path, prepared: Prepared, quantities: dict[str, np.ndarray], stats: dict[str, np.ndarray],
+    probability: np.ndarray | None, settings: Settings, mark: str, begun: datetime, copies: list[str],
 ) -> Run:  # fmt: skip
     """Everything a run holds; ``posterior.nc`` last, since its presence means the run is complete."""
     import jax
@@ -188,12 +228,14 @@ def _write(
             for l in graph.fitted
         },
         "single": list(graph.single),
+        "dependent": {s: list(recipe.surveys[s].depends_on) for s in recipe.dependent},
+        "own_scale": {s: list(spec.own_scale) for s, spec in recipe.surveys.items() if spec.own_scale},
+        "copies": copies,
         "floor_sums_only": {k: list(v) for k, v in graph.sums.items()},
         "overlap": [vars(tie) for tie in graph.ties],
         "units": {label: recipe.unit(label) for label in recipe.labels},
     }
-    tree = build_tree(prepared, named_quantities(prepared, sites), stats, provenance)
-    probability = outlier_probability(prepared, sites)
+    tree = build_tree(prepared, quantities, stats, provenance)
     if probability is not None:
         observed = tree["observed_data"].to_dataset()
         tree["observed_data"] = xr.DataTree(observed.assign(outlier_probability=("measurement", probability)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from scipy.special import ndtri
 
 from hbcal.check.coverage import Coverage, coverage
 from hbcal.draws import draws_of
-from hbcal.predict import FEW_DRAWS, predictive
+from hbcal.predict import FEW_DRAWS, predictive, told_by
 from hbcal.run import Run
 
 LEAST = 50
@@ -55,24 +56,24 @@ def check_run(run: Run) -> Checked:
         ['s1 fe_h']
     """
     failures = list(run.diagnostics["failures"])
+    failures += [f"{what}: declare it with depends_on" for what in json.loads(run.tree.attrs.get("copies", "[]"))]
     coverages: dict[str, Coverage] = {}
     cat = run.catalogue
     for label in cat.labels:
-        drawn = {
-            s: d.thinned(FEW_DRAWS) for s in cat.surveys
-            if (d := draws_of(run.recipe, run.posterior, s, label)) is not None
-        }  # fmt: skip
-        for survey, d in drawn.items():
-            others = {k: v for k, v in drawn.items() if k != survey}
-            s, l = cat.surveys.index(survey), cat.labels.index(label)
+        for s, survey in enumerate(cat.surveys):
+            l = cat.labels.index(label)
             rows = np.flatnonzero((cat.survey == s) & (cat.label == l))
-            if not others or len(rows) < LEAST:
+            whole = draws_of(run.recipe, run.posterior, survey, label)
+            told = told_by(run.recipe, run.posterior, cat, survey, label)
+            others = {k: v.thinned(FEW_DRAWS) for k, v in told.items() if k != survey}
+            if whole is None or not others or len(rows) < LEAST:
                 continue
+            d = whole.thinned(FEW_DRAWS)
             rows = np.random.default_rng(0).permutation(rows)[:20000]
-            star, x = cat.star[rows], cat.x[cat.star[rows], s]
-            core, count = predictive(cat, others, d, star, cat.error[rows])
-            whole = core.blunders(d.noise(x, cat.error[rows]), d.rate)
-            z = np.where(count > 0, ndtri(np.clip(whole.cdf(cat.value[rows]), 1e-12, 1.0 - 1e-12)), np.nan)
+            star = cat.star[rows]
+            found = predictive(cat, others, d, star, cat.error[rows])
+            below = np.clip(found.whole.cdf(cat.value[rows]), 1e-12, 1.0 - 1e-12)
+            z = np.where(found.count > 0, ndtri(below), np.nan)
             groups = {f"{survey} {label}": np.ones(len(rows), bool)}
             for c, (name, spec) in enumerate(run.recipe.covariates.items()):
                 if cat.star_level[c]:

@@ -32,6 +32,7 @@ class Prepared:
         error_scales, floors: (survey, label) of each sampled error scale and floor, in order.
         scales: name of each learnt prior sd.
         rates: surveys whose measurements may be outliers: all but those that are anchors of all they report.
+        alone: (survey, label) that dependent surveys report too, but no other voting survey that shares stars.
     """
 
     recipe: Recipe
@@ -47,6 +48,7 @@ class Prepared:
     floors: tuple[tuple[str, str], ...]
     scales: tuple[str, ...]
     rates: tuple[str, ...]
+    alone: tuple[tuple[str, str], ...]
 
 
 def anchors_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
@@ -93,9 +95,15 @@ def prepare(recipe: Recipe, catalogue: Catalogue) -> Prepared:
     anchors = anchors_of(recipe)
     catalogue = _usable(recipe, catalogue, anchors)
     known = {(s, l) for l, who in anchors.items() for s in who if not recipe.surveys[s].free}
-    graph = overlap(catalogue, anchors, known)
-    builder = Builder(recipe, catalogue, graph, anchors)
+    votes = voting(recipe, catalogue)
+    graph = overlap(catalogue.select(votes), anchors, known)
+    _refuse_own_scale(recipe, catalogue, votes)
+    builder = Builder(recipe, catalogue, graph, anchors, votes)
     built = [builder.label(label) for label in graph.fitted]
+    for survey in recipe.dependent:
+        for label in catalogue.labels:
+            names = trend_terms(recipe, survey, label, np.zeros((1, len(recipe.covariates)))).names
+            builder.terms += [name for name in names if name not in builder.terms]
     n_floor_term = len(builder.floor_names)
     design = Design(
         labels=tuple(replace(b[0], blocks=tuple(_pad_floor(x, n_floor_term) for x in b[0].blocks)) for b in built),
@@ -111,8 +119,54 @@ def prepare(recipe: Recipe, catalogue: Catalogue) -> Prepared:
         recipe, catalogue, graph, replace(design, labels=labels), tuple(b[1] for b in built),
         tuple(b[2] for b in built), expand, tuple(builder.terms), tuple(builder.floor_names),
         tuple(builder.error_scales), tuple(builder.floors), tuple(builder.scales),
-        _rates(recipe, catalogue, [b[2] for b in built]),
+        _rates(recipe, catalogue, [b[2] for b in built]), _alone(recipe, catalogue, graph),
     )  # fmt: skip
+
+
+def _alone(recipe: Recipe, cat: Catalogue, graph: Overlap) -> tuple[tuple[str, str], ...]:
+    there = {(cat.surveys[s], cat.labels[l]) for s, l in {*zip(cat.survey.tolist(), cat.label.tolist(), strict=True)}}
+    compiled = {label for survey, label in there if recipe.surveys[survey].depends_on}
+    return tuple(
+        (survey, label)
+        for survey, label in sorted(there)
+        if label in compiled
+        and not recipe.surveys[survey].depends_on
+        and (label in recipe.surveys[survey].own_scale or label in graph.single)
+    )
+
+
+def voting(recipe: Recipe, catalogue: Catalogue) -> np.ndarray:
+    """Which measurements have a say in what is true: not those of dependent surveys, nor those on a scale of their own.
+
+    Args:
+        recipe, catalogue: of the fit.
+
+    Returns:
+        (n_measurement,) bool.
+
+    Errors:
+        None.
+
+    Example:
+        >>> bool(voting(tiny_run().recipe, tiny_sky().catalogue).all())
+        True
+    """
+    table = np.array([[recipe.votes(s, l) for l in catalogue.labels] for s in catalogue.surveys])
+    return table[catalogue.survey, catalogue.label]
+
+
+def _refuse_own_scale(recipe: Recipe, cat: Catalogue, votes: np.ndarray) -> None:
+    """A label on a survey's own scale must share no star with what votes."""
+    for survey, spec in recipe.surveys.items():
+        for label in spec.own_scale:
+            here = cat.label == cat.labels.index(label)
+            own = np.unique(cat.star[here & (cat.survey == cat.surveys.index(survey))])
+            shared = int(np.isin(own, cat.star[here & votes]).sum())
+            if shared:
+                raise HbcalError(
+                    f"The recipe gives {survey!r} its own scale of {label}, but it shares {shared} star(s) with voting "
+                    "surveys: take the label out of own_scale."
+                )
 
 
 def _rates(recipe: Recipe, cat: Catalogue, fitted: list[np.ndarray]) -> tuple[str, ...]:
@@ -251,6 +305,10 @@ def named_quantities(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[s
         for survey in graph.anchored[label]:
             s = cat.surveys.index(survey)
             full[:, :, s, l], scale[:, :, s, l], floor[:, :, s, l] = 0.0, 1.0, 0.0
+    for survey, label in prepared.alone:  # on a scale of its own: as reported
+        s, l = cat.surveys.index(survey), cat.labels.index(label)
+        full[:, :, s, l, 0], scale[:, :, s, l] = 0.0, 1.0
+        floor[:, :, s, l] = 1e-3 * prepared.recipe.labels[label].floor_scale
     for j, (survey, label) in enumerate(prepared.error_scales):
         scale[:, :, cat.surveys.index(survey), cat.labels.index(label)] = sites["error_scale"][:, :, j]
     for j, (survey, label) in enumerate(prepared.floors):

@@ -15,6 +15,23 @@ MOST_DRAWS = 500
 
 
 @dataclass(frozen=True)
+class Inherited:
+    """Draws of what a dependent survey takes from its parents, see `hbcal.programs.crosscal_dependents`.
+
+    Attributes:
+        share, offset, floor: lambda, mu, sigma, (n_draw,).
+        odds, copy_offset, copy_sd: per parent, (n_draw, n_parent); odds 0 where nothing is copied.
+    """
+
+    share: np.ndarray
+    offset: np.ndarray
+    floor: np.ndarray
+    odds: np.ndarray
+    copy_offset: np.ndarray
+    copy_sd: np.ndarray
+
+
+@dataclass(frozen=True)
 class Draws:
     """Draws of one survey's calibration of one label.
 
@@ -24,6 +41,7 @@ class Draws:
         floor: (n_draw,), label unit, at the reference of the floor's covariates.
         floor_trend: (n_draw, n_floor_term).
         rate: share of outliers, (n_draw,); 0 for a program without them.
+        inherited: of a dependent survey.
         survey, label: which.
     """
 
@@ -35,14 +53,16 @@ class Draws:
     floor: np.ndarray
     floor_trend: np.ndarray
     rate: np.ndarray
+    inherited: Inherited | None = None
 
     def thinned(self, n: int) -> Draws:
         """About n draws, evenly spaced: enough where only a mean is wanted."""
         pick = slice(None, None, max(1, len(self.error_scale) // n))
         coefficient = None if self.coefficient is None else self.coefficient[pick]
+        taken = self.inherited and Inherited(**{k: v[pick] for k, v in vars(self.inherited).items()})
         return replace(
             self, coefficient=coefficient, error_scale=self.error_scale[pick], floor=self.floor[pick],
-            floor_trend=self.floor_trend[pick], rate=self.rate[pick],
+            floor_trend=self.floor_trend[pick], rate=self.rate[pick], inherited=taken,
         )  # fmt: skip
 
     def terms(self, x: np.ndarray) -> Terms:
@@ -115,4 +135,18 @@ def draws_of(recipe: Recipe, posterior: xr.Dataset, survey: str, label: str) -> 
     rate = np.zeros(len(pick))
     if "outlier_rate" in one and may_be_outlier(recipe, survey, label):
         rate = np.nan_to_num(one["outlier_rate"].to_numpy().reshape(n)[pick])
-    return Draws(recipe, survey, label, coefficient, scale, np.nan_to_num(flat["floor"]), gamma, rate)
+    floor = np.nan_to_num(flat["floor"])
+    return Draws(recipe, survey, label, coefficient, scale, floor, gamma, rate, _inherited(recipe, one, survey, pick))
+
+
+def _inherited(recipe: Recipe, one: xr.Dataset, survey: str, pick: np.ndarray) -> Inherited | None:
+    parents = list(recipe.surveys[survey].depends_on)
+    if not parents or "share" not in one:
+        return None
+    n = one["offset"].size
+    names = ("share", "inherited_offset", "inherited_floor")
+    scalars = [np.nan_to_num(one[name].to_numpy().reshape(n)[pick]) for name in names]
+    each = [one[name].sel(parent=parents) for name in ("copy_odds", "copy_offset", "copy_sd")]
+    odds, offset, sd = (np.nan_to_num(v.to_numpy().reshape(n, -1)[pick]) for v in each)
+    share, shift, floor = scalars
+    return Inherited(share, shift, floor, odds, offset, np.where(odds > 0, sd, 1.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,18 @@ class Mixture:
             np.concatenate([self.mean, self.mean], axis=2), np.concatenate([self.sd, wide], axis=2),
             np.concatenate([(1.0 - share) * self.weight, share * self.weight], axis=2),
         )  # fmt: skip
+
+    def copied(self, values: np.ndarray, seen: np.ndarray, taken: Any) -> Mixture:
+        """The same where a row may be a copy of a parent's value, (n_row, n_parent); odds and width from `taken`."""
+        if not taken.odds.any():
+            return self
+        odds = np.where(seen[:, None, :], taken.odds[None], 0.0)
+        none = 1.0 / (1.0 + odds.sum(2, keepdims=True))
+        return Mixture(
+            np.concatenate([self.mean, values[:, None, :] + taken.copy_offset[None]], axis=2),
+            np.concatenate([self.sd, np.broadcast_to(taken.copy_sd[None], odds.shape)], axis=2),
+            np.concatenate([self.weight * none, odds * none / self.mean.shape[1]], axis=2),
+        )
 
     def centre(self) -> np.ndarray:
         """Mean of each row."""

@@ -69,17 +69,78 @@ def predict_draws(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, q
     open_rows = reason == ""
     pairs = {(str(s), str(l)) for s, l in zip(query.survey[open_rows], query.label[open_rows], strict=True)}
     for label in sorted({l for _, l in pairs}):
-        drawn = {s: d for s in catalogue.surveys if (d := draws_of(recipe, posterior, s, label)) is not None}
         for survey in sorted({s for s, l in pairs if l == label}):
             rows = np.flatnonzero(open_rows & (query.survey == survey) & (query.label == label))
-            if survey not in drawn:
+            d = draws_of(recipe, posterior, survey, label)
+            told = told_by(recipe, posterior, catalogue, survey, label)
+            if d is None or not told:
                 reason[rows] = f"{label} of {survey} was not calibrated"
                 continue
             for start in range(0, len(rows), CHUNK):
                 at = rows[start : start + CHUNK]
-                reason[at] = _answer(catalogue, drawn, survey, label, star[at], query, at, out)
+                reason[at] = _answer(catalogue, (told, d), survey, label, star[at], query, at, out)
     columns = {"star": query.star, "survey": query.survey, "label": query.label, **out, "reason": reason}
     return Predicted(columns)
+
+
+def told_by(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, survey: str, label: str) -> dict[str, Draws]:
+    """Surveys whose measurements tell the true label on the scale that a survey's measurements are compared with.
+
+    Args:
+        recipe, posterior, catalogue: of the run.
+        survey, label: whose measurement is asked about.
+
+    Returns:
+        Survey -> draws: of a voting survey the voting ones; of one on a scale of its own itself; of a dependent survey
+        all but the dependent ones.
+
+    Errors:
+        KeyError for a survey or label the run does not have.
+
+    Example:
+        >>> run = tiny_run()
+        >>> list(told_by(run.recipe, run.posterior, run.catalogue, "s1", "fe_h"))
+        ['s0', 's1', 's2']
+    """
+    if recipe.surveys[survey].depends_on:
+        names = [s for s in catalogue.surveys if not recipe.surveys[s].depends_on]
+    elif label in recipe.surveys[survey].own_scale:
+        names = [survey]
+    else:
+        names = [s for s in catalogue.surveys if recipe.votes(s, label)]
+    return {s: d for s in names if (d := draws_of(recipe, posterior, s, label)) is not None}
+
+
+def parents_of(
+    recipe: Recipe, cat: Catalogue, survey: str, label: str, star: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the surveys that a survey depends on report for some stars.
+
+    Args:
+        recipe, cat: of the run.
+        survey, label: whose parents.
+        star: star numbers, (n,).
+
+    Returns:
+        Values (n, n_parent), means of repeated visits, label unit, 0 where there is none; where there is one.
+
+    Errors:
+        KeyError for a survey the recipe does not have.
+
+    Example:
+        >>> run = tiny_run()
+        >>> parents_of(run.recipe, run.catalogue, "s1", "fe_h", np.arange(3))[0].shape  # depends on none
+        (3, 0)
+    """
+    parents = recipe.surveys[survey].depends_on
+    values, seen = np.zeros((len(star), len(parents))), np.zeros((len(star), len(parents)), bool)
+    for j, parent in enumerate(parents):
+        at = (cat.survey == cat.surveys.index(parent)) & (cat.label == cat.labels.index(label))
+        count = np.bincount(cat.star[at], minlength=cat.n_star)
+        total = np.bincount(cat.star[at], weights=cat.value[at], minlength=cat.n_star)
+        seen[:, j] = count[star] > 0
+        values[:, j] = total[star] / np.maximum(count[star], 1)
+    return values, seen
 
 
 @dataclass(frozen=True)
@@ -93,6 +154,17 @@ class Truth:
 
     z: Mixture
     count: np.ndarray
+
+    def rows(self, which: np.ndarray) -> Truth:
+        """Those of some stars."""
+        return Truth(self.z.rows(which), self.count[which])
+
+    def within(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean, and mean over the draws of the variance within each, (n_row,): what one draw leaves open."""
+        weight = self.z.weight / self.z.weight.sum(2, keepdims=True)
+        mean = (weight * self.z.mean).sum(2)
+        var = (weight * (self.z.sd**2 + (self.z.mean - mean[..., None]) ** 2)).sum(2)
+        return mean.mean(1), var.mean(1)
 
 
 def true_label(catalogue: Catalogue, drawn: Mapping[str, Draws], label: str, star: np.ndarray) -> Truth:
@@ -173,48 +245,83 @@ def _hypotheses(residual, var, odds):
     return (outlier_log_joint(residual, var, odds), *true_value(residual, var))
 
 
+@dataclass(frozen=True)
+class Predictive:
+    """What a survey would report for some stars.
+
+    Attributes:
+        core: if the measurement is no outlier, label unit.
+        whole: if it may be one.
+        count: how many measurements tell the star's true label, (n_row,).
+    """
+
+    core: Mixture
+    whole: Mixture
+    count: np.ndarray
+
+
 def predictive(
-    catalogue: Catalogue, drawn: Mapping[str, Draws], d: Draws, star: np.ndarray, error: np.ndarray
-) -> tuple[Mixture, np.ndarray]:
+    catalogue: Catalogue, told: Mapping[str, Draws], d: Draws, star: np.ndarray, error: np.ndarray
+) -> Predictive:
     """What a survey would report for some stars.
 
     Args:
         catalogue: of the run.
-        drawn: survey -> draws of the label, of the sources that tell the true label.
-        d: draws of the survey asked about.
+        told: survey -> draws of the label, of those that tell the true label.
+        d: draws of the survey asked about; of a dependent one with what it takes from its parents.
         star: star numbers, (n,).
         error: of the measurements to be, label unit, NaN for none.
 
     Returns:
-        Predictive distribution of a measurement that is no outlier, label unit; how many measurements tell the star's
-        true label, (n,).
+        `Predictive`.
 
     Errors:
-        None.
+        None: a star that nothing is known about has NaN.
 
     Example:
         >>> run = tiny_run()
-        >>> drawn = {s: draws_of(run.recipe, run.posterior, s, "fe_h") for s in ("s1", "s2")}
-        >>> what, count = predictive(run.catalogue, drawn, drawn["s2"], np.array([3]), np.array([0.05]))
-        >>> bool(what.spread()[0] > 0.05)
+        >>> told = told_by(run.recipe, run.posterior, run.catalogue, "s2", "fe_h")
+        >>> what = predictive(run.catalogue, told, told["s2"], np.array([3]), np.array([0.05]))
+        >>> bool(what.core.spread()[0] > 0.05)
         True
     """
-    truth = true_label(catalogue, drawn, d.label, star)
+    truth = true_label(catalogue, told, d.label, star)
     x = catalogue.x[star, catalogue.surveys.index(d.survey)]
-    return truth.z.measured(d.shift(x), d.noise(x, error)), truth.count
+    shift, noise = d.shift(x), d.noise(x, error)
+    own = truth.z.measured(shift, noise)
+    if d.inherited is None:
+        return Predictive(own, own.blunders(noise, d.rate), truth.count)
+    values, seen = parents_of(d.recipe, catalogue, d.survey, d.label, star)
+    core, whole = (x.copied(values, seen, d.inherited) for x in _mixed(truth.z, own, shift, noise, values, seen, d))
+    return Predictive(core, whole, truth.count)
+
+
+def _mixed(z, own, shift, noise, values, seen, d):
+    """Own where no parent measured the star, else mixed with the parents' mean; without and with outliers."""
+    taken = d.inherited
+    any_seen = seen.any(1)
+    middle = values.sum(1) / np.maximum(seen.sum(1), 1)
+    share = taken.share[None, :, None]
+    mean = (1.0 - share) * (z.mean + shift[..., None]) + share * middle[:, None, None] + taken.offset[None, :, None]
+    noise = np.where(any_seen[:, None], taken.floor[None], noise)
+    sd = np.hypot((1.0 - share) * z.sd, noise[..., None])
+    at = any_seen[:, None, None]
+    core = Mixture(np.where(at, mean, own.mean), np.where(at, sd, own.sd), z.weight)
+    return core, core.blunders(noise, d.rate)
 
 
 def _answer(catalogue, drawn, survey, label, star, query, at, out) -> np.ndarray:
     """Fill the rows `at` of `out`; returns the reasons."""
-    if any(d.rate.any() for d in drawn.values()):
-        drawn = {s: d.thinned(FEW_DRAWS) for s, d in drawn.items()}
+    told, d = drawn
+    if any(x.rate.any() for x in (*told.values(), d)):
+        told, d = {k: v.thinned(FEW_DRAWS) for k, v in told.items()}, d.thinned(FEW_DRAWS)
     reason = np.full(len(star), "", dtype=object)
-    d, s, l = drawn[survey], catalogue.surveys.index(survey), catalogue.labels.index(label)
+    s, l = catalogue.surveys.index(survey), catalogue.labels.index(label)
     own = catalogue.error[(catalogue.survey == s) & (catalogue.label == l)]
     typical = np.nanmedian(own) if np.isfinite(own).any() else np.nan
     error = np.where(np.isnan(query.error[at]), typical, query.error[at])
-    core, count = predictive(catalogue, drawn, d, star, error)
-    reason[count == 0] = f"no measurement of {label} for this star"
+    found = predictive(catalogue, told, d, star, error)
+    reason[found.count == 0] = f"no measurement of {label} for this star"
     x = catalogue.x[star, s]
     covariates = sorted({c for names in d.terms(x).covariates for c in names})
     for c in covariates:
@@ -222,9 +329,8 @@ def _answer(catalogue, drawn, survey, label, star, query, at, out) -> np.ndarray
         reason[bad] = f"covariate {c} of {survey} is missing for this star"
     ok = reason == ""
     if ok.any():
-        core, rows = core.rows(ok), at[ok]
+        core, whole, rows = found.core.rows(ok), found.whole.rows(ok), at[ok]
         out["mean"][rows], out["sd"][rows] = core.centre(), core.spread()
-        whole = core.blunders(d.noise(x[ok], error[ok]), d.rate)
         for name, q in zip(LEVELS, whole.quantiles(tuple(LEVELS.values())).T, strict=True):
             out[name][rows] = q
         if query.value is not None:

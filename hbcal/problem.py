@@ -14,7 +14,7 @@ from hbcal.design import Prepared, prepare
 from hbcal.infer.optimise import Mode
 from hbcal.infer.task import Task
 from hbcal.programs.crosscal_robust import RobustDesign, RobustPriors, crosscal_robust, outlier_stars
-from hbcal.start import Start, coefficients_at, collapsed_task, find_start, ring_of
+from hbcal.start import Start, collapsed_task, find_start, ring_of, rough_start
 from hbcal.strata import robust
 
 FAR = 5.0  # sd beyond which a measurement does not help to find where a robust fit starts
@@ -130,7 +130,7 @@ def robust_task(prepared: Prepared, sites: Mapping[str, np.ndarray], inverse_mas
 
 
 def robust_start(prepared: Prepared) -> tuple[Prepared, Start]:
-    """The mode of `crosscal_robust`, searched from that of `crosscal` without what lies far out.
+    """The mode of `crosscal_robust`, searched from the collapsed fit without what lies far out.
 
     Args:
         prepared: design and data.
@@ -145,9 +145,8 @@ def robust_start(prepared: Prepared) -> tuple[Prepared, Start]:
         >>> sorted(robust_start(tiny_prepared())[1].sites)
         ['coef_fe_h', 'error_scale', 'floor', 'outlier_rate']
     """
-    near = find_start(prepared, FAR)
     rate = np.full(len(prepared.rates), prepared.recipe.priors.outlier_rate)
-    begin = {**near.sites, **coefficients_at(prepared, near), **({"outlier_rate": rate} if len(rate) else {})}
+    begin = {**rough_start(prepared, FAR), **({"outlier_rate": rate} if len(rate) else {})}
     task = robust_task(prepared, begin)
     mode = Mode(task)
     sites = mode(task.args)

@@ -44,6 +44,7 @@ def check_recipe(recipe: Recipe) -> None:
     for survey, spec in recipe.surveys.items():
         _known(spec.anchor, recipe.labels, "label", f"survey {survey!r}")
         _known(spec.free, ("error_scale", "floor", "outlier_rate"), "quantity to free", f"survey {survey!r}")
+    _check_dependence(recipe)
     for entry in recipe.data:
         _check_data(recipe, entry)
     _check_terms(recipe)
@@ -100,6 +101,31 @@ def _check_covariates(recipe: Recipe) -> None:
             raise HbcalError(f"Covariate {name!r} lists a level twice: {some(covariate.all_levels, 9)}.")
         if any(not 0 <= bit < 53 for bit in covariate.bits):
             raise HbcalError(f"Covariate {name!r} has bits {some(covariate.bits, 9)}: a bit is a number from 0 to 52.")
+
+
+def _check_dependence(recipe: Recipe) -> None:
+    for survey, spec in recipe.surveys.items():
+        _known(spec.depends_on, recipe.surveys, "survey to depend on", f"survey {survey!r}")
+        _known(spec.own_scale, recipe.labels, "label", f"survey {survey!r}")
+        both = sorted(set(spec.anchor) & set(spec.own_scale))
+        if spec.depends_on and spec.anchor:
+            raise HbcalError(
+                f"Survey {survey!r} is an anchor ({some(spec.anchor)}) and depends on {some(spec.depends_on)}: an "
+                "anchor decides what is true, a dependent survey has no say; drop one of the two."
+            )
+        if both:
+            raise HbcalError(f"Survey {survey!r} is an anchor of {some(both)} and has it in own_scale: drop one.")
+    done: set[str] = set()
+    while True:  # what depends only on surveys that are done is done
+        new = {s for s, spec in recipe.surveys.items() if s not in done and set(spec.depends_on) <= done}
+        if not new:
+            break
+        done |= new
+    circle = [s for s in recipe.surveys if s not in done]
+    if circle:
+        raise HbcalError(
+            f"The surveys {some(circle, 9)} depend on each other in a circle: one of them must come first."
+        )
 
 
 def _check_data(recipe: Recipe, entry: DataSpec) -> None:

@@ -23,11 +23,18 @@ class LabelSpec:
 
 @dataclass(frozen=True)
 class SurveySpec:
-    """A survey: for which labels it is an anchor, and what of an anchor is nevertheless free."""
+    """A survey: for which labels it is an anchor, and what of an anchor is nevertheless free.
+
+    `depends_on` names the surveys whose values it compiles, or whose spectra it reduces again: it is calibrated and
+    predicted, and never votes. `own_scale` lists labels for which it shares no star with another voting survey: nothing
+    ties its zero point, but surveys that depend on others can still be calibrated against it.
+    """
 
     anchor: tuple[str, ...] = ()
     free: tuple[str, ...] = ()
     title: str = ""
+    depends_on: tuple[str, ...] = ()
+    own_scale: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -187,3 +194,13 @@ class Recipe:
     def unit(self, label: str) -> str:
         """Unit of a label."""
         return self.labels[label].unit
+
+    def votes(self, survey: str, label: str) -> bool:
+        """Whether a survey's measurements of a label help to decide what the true label is, on the common scale."""
+        spec = self.surveys[survey]
+        return not spec.depends_on and label not in spec.own_scale
+
+    @property
+    def dependent(self) -> tuple[str, ...]:
+        """Surveys that depend on others."""
+        return tuple(name for name, spec in self.surveys.items() if spec.depends_on)

@@ -178,25 +178,27 @@ def find_start(prepared: Prepared, clip: float = 0.0) -> Start:
     return Start({k: np.asarray(sites[k]) for k in start}, mode.inverse_mass(), out, mode.converged)
 
 
-def coefficients_at(prepared: Prepared, start: Start) -> dict[str, np.ndarray]:
-    """Zero points and trends at a start: their mean given the noise, without the measurements that were clipped.
+def rough_start(prepared: Prepared, far: float) -> dict[str, np.ndarray]:
+    """Weighted least squares with the coefficients too, measurements that lie far out left aside.
 
     Args:
         prepared: design and data.
-        start: as `find_start` gives it.
+        far: in standard deviations of a measurement against the others of its star.
 
     Returns:
-        ``coef_<label>`` (n_coef,) per label, label unit.
+        As `least_squares_start`, and ``coef_<label>`` (n_coef,): the mean given those, label unit.
 
     Errors:
         None.
 
     Example:
-        >>> coefficients_at(tiny_prepared(), find_start(tiny_prepared()))["coef_fe_h"].shape
+        >>> rough_start(tiny_prepared(), 5.0)["coef_fe_h"].shape
         (6,)
     """
-    found = _coefficients(start.sites, _without(prepared, start.clipped), prepared.y)
-    return {name: np.asarray(value) for name, value in found.items()}
+    sites = least_squares_start(prepared)
+    near = _without(prepared, _beyond(prepared, prepared.design, sites, far))
+    found = _coefficients(sites, near, prepared.y)
+    return {**sites, **{name: np.asarray(value) for name, value in found.items()}}
 
 
 @jax.jit

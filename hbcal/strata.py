@@ -81,8 +81,8 @@ def _stratum(block: Block, rows: np.ndarray, stars: np.ndarray, n_seen: int) -> 
     seen, n_free = np.asarray(block.seen)[stars], block.phi.shape[1]
     star, slot = np.nonzero(seen)
     free = slot < n_free
-    table = lambda x: np.asarray(x)[stars][star, slot].reshape(-1, n_seen, *np.shape(x)[2:])  # noqa: E731
-    by_slot = lambda x: np.array(x, int)[slot].reshape(-1, n_seen)  # noqa: E731
+    table = lambda x: np.asarray(x)[stars][star, slot].reshape(len(stars), n_seen, *np.shape(x)[2:])  # noqa: E731
+    by_slot = lambda x: np.array(x, int)[slot].reshape(len(stars), n_seen)  # noqa: E731
     return {
         "phi": np.asarray(block.phi)[stars][star[free], slot[free]], "who": np.eye(n_free)[slot[free]],
         "place": np.flatnonzero(free), "spread": np.asarray(block.spread), "err2": table(block.err2),

@@ -19,7 +19,57 @@ DIMS = {
     "floor_trend": ("survey", "label", "floor_term"),
     "prior_sd": ("scale",),
     "outlier_rate": ("survey",),
+    "share": ("survey", "label"),
+    "inherited_offset": ("survey", "label"),
+    "inherited_floor": ("survey", "label"),
+    "copy_odds": ("survey", "label", "parent"),
+    "copy_offset": ("survey", "label", "parent"),
+    "copy_sd": ("survey", "label", "parent"),
 }
+
+
+def dataset(prepared: Prepared, quantities: dict[str, np.ndarray]) -> xr.Dataset:
+    """Draws with named axes.
+
+    Args:
+        prepared: design and data.
+        quantities: as `hbcal.design.named_quantities` gives them, label units.
+
+    Returns:
+        Dataset with dims (chain, draw, survey, label, ...), units in attrs.
+
+    Errors:
+        KeyError for a quantity that `DIMS` does not have.
+
+    Example:
+        >>> from hbcal.design import named_quantities
+        >>> sites = {"coef_fe_h": np.zeros((2, 9, 6)), "error_scale": np.ones((2, 9, 2)), "floor": np.ones((2, 9, 2))}
+        >>> dataset(tiny_prepared(), named_quantities(tiny_prepared(), sites))["trend"].dims
+        ('chain', 'draw', 'survey', 'label', 'term')
+    """
+    recipe, cat = prepared.recipe, prepared.catalogue
+    n_chain, n_draw = quantities["offset"].shape[:2]
+    coords = {
+        "chain": np.arange(n_chain),
+        "draw": np.arange(n_draw),
+        "survey": list(cat.surveys),
+        "label": list(cat.labels),
+        "term": list(prepared.terms[1:]),
+        "floor_term": list(prepared.floor_names),
+        "scale": list(prepared.scales),
+        "parent": list(cat.surveys),
+    }
+    posterior = {}
+    for name, values in quantities.items():
+        dims = ("chain", "draw", *DIMS[name])
+        used = {d: coords[d] for d in dims}
+        posterior[name] = xr.DataArray(values, dims=dims, coords=used)
+    units = json.dumps({label: recipe.unit(label) for label in cat.labels})
+    for name in ("offset", "floor", "trend", "inherited_offset", "inherited_floor", "copy_offset", "copy_sd"):
+        if name in posterior:
+            posterior[name].attrs["units"] = units
+    posterior["error_scale"].attrs["units"] = posterior["floor_trend"].attrs["units"] = "1"
+    return xr.Dataset(posterior)
 
 
 def build_tree(
@@ -46,26 +96,9 @@ def build_tree(
         >>> tree["posterior"]["offset"].dims, tree["posterior"]["offset"].attrs["units"]
         (('chain', 'draw', 'survey', 'label'), '{"fe_h": "dex"}')
     """
-    recipe, cat = prepared.recipe, prepared.catalogue
-    n_chain, n_draw = quantities["offset"].shape[:2]
-    coords = {
-        "chain": np.arange(n_chain),
-        "draw": np.arange(n_draw),
-        "survey": list(cat.surveys),
-        "label": list(cat.labels),
-        "term": list(prepared.terms[1:]),
-        "floor_term": list(prepared.floor_names),
-        "scale": list(prepared.scales),
-    }
-    posterior = {}
-    for name, values in quantities.items():
-        dims = ("chain", "draw", *DIMS[name])
-        used = {d: coords[d] for d in dims}
-        posterior[name] = xr.DataArray(values, dims=dims, coords=used)
-    units = json.dumps({label: recipe.unit(label) for label in cat.labels})
-    for name in ("offset", "floor", "trend"):
-        posterior[name].attrs["units"] = units
-    posterior["error_scale"].attrs["units"] = posterior["floor_trend"].attrs["units"] = "1"
+    cat = prepared.catalogue
+    posterior = dataset(prepared, quantities)
+    units = json.dumps({label: prepared.recipe.unit(label) for label in cat.labels})
     sample_stats = xr.Dataset({k: (("chain", "draw"), v) for k, v in stats.items()})
     observed = xr.Dataset(
         {
@@ -85,7 +118,7 @@ def build_tree(
         coords={"star": cat.stars.astype(str), "survey": list(cat.surveys), "covariate": list(cat.covariates)},
     )
     text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in attrs.items()}
-    groups = {"posterior": xr.Dataset(posterior, attrs=text), "sample_stats": sample_stats}
+    groups = {"posterior": posterior.assign_attrs(text), "sample_stats": sample_stats}
     return xr.DataTree.from_dict(
         {"/": xr.Dataset(attrs=text), **groups, "observed_data": observed, "constant_data": constant}
     )

@@ -57,7 +57,7 @@ class Overlap:
                 lines.append(
                     f"  note: only sums of the floors of {', '.join(self.sums[label])} are constrained by the data"
                 )
-        lines += [f"{label}: reported by one survey only, not fitted" for label in self.single]
+        lines += [f"{label}: reported by one voting survey only, not fitted" for label in self.single]
         return "\n".join(lines)
 
 
@@ -150,7 +150,8 @@ def _refuse_disconnected(
         told = " and ".join("{" + ", ".join(map(str, g)) + "}" for g in groups)
         raise HbcalError(
             f"For {label} the surveys fall into {len(groups)} groups that share no star and no anchor, {told}: the "
-            "data cannot tie them; add stars in common, declare an anchor in each, or drop a group."
+            "data cannot tie them; add stars in common, declare an anchor in each, drop a group, or list the label in "
+            "own_scale of a survey that is alone."
         )
 
 

@@ -98,7 +98,7 @@ def diagnose(posterior: xr.Dataset, stats: xr.Dataset) -> Diagnostics:
 
     Args:
         posterior: variables with dims (chain, draw, ...).
-        stats: ``diverging`` and ``energy``, dims (chain, draw).
+        stats: ``diverging`` and ``energy``, dims (chain, draw); of a fit in stages also ``diverging_...``.
 
     Returns:
         `Diagnostics`; constants and entries that do not exist (NaN) are not judged.
@@ -128,10 +128,8 @@ def diagnose(posterior: xr.Dataset, stats: xr.Dataset) -> Diagnostics:
                         for d, i in zip(dims, at, strict=True)
                     ]
                     worst[kind] = (float(values[at]), f"{name}[{', '.join(where)}]" if where else name)
-    energy = stats["energy"].transpose("chain", "draw").to_numpy()
-    spread = energy.var(axis=1)
-    bfmi = float(np.min((np.diff(energy, axis=1) ** 2).mean(axis=1) / np.where(spread > 0, spread, np.nan)))
-    divergences = int(stats["diverging"].sum())
+    bfmi = float(np.min([_bfmi(v) for name, v in stats.data_vars.items() if str(name).startswith("energy")]))
+    divergences = sum(int(v.sum()) for name, v in stats.data_vars.items() if str(name).startswith("diverging"))
     (r_hat, r_of), (bulk, bulk_of), (tail, tail_of) = worst["r_hat"], worst["ess_bulk"], worst["ess_tail"]
     failures = []
     broken = [str(name) for name, v in posterior.data_vars.items() if _partly_missing(v)]
@@ -148,6 +146,12 @@ def diagnose(posterior: xr.Dataset, stats: xr.Dataset) -> Diagnostics:
     if not bfmi >= BFMI_LEAST:
         failures.append(f"E-BFMI is {bfmi:.2f}, less than {BFMI_LEAST}")
     return Diagnostics(r_hat, r_of, bulk, bulk_of, tail, tail_of, divergences, bfmi, n_quantity, tuple(failures))
+
+
+def _bfmi(energy: xr.DataArray) -> float:
+    values = energy.transpose("chain", "draw").to_numpy()
+    spread = values.var(axis=1)
+    return float(np.min((np.diff(values, axis=1) ** 2).mean(axis=1) / np.where(spread > 0, spread, np.nan)))
 
 
 def _partly_missing(variable: xr.DataArray) -> bool:
