@@ -29,6 +29,34 @@ def tiny_prepared():
 
 
 @functools.cache
+def tiny_network():
+    """`tiny_sky` with a survey `compiled` that depends on s1 and s2, prepared; and the voters' posterior."""
+    from dataclasses import replace
+
+    from hbcal.design import prepare
+    from hbcal.recipe import parse_recipe
+
+    table = tomllib.loads(_recipe_text())
+    table["surveys"]["compiled"] = {"depends_on": ["s1", "s2"]}
+    cat, rng = tiny_sky().catalogue, np.random.default_rng(3)
+    source = np.flatnonzero(np.isin(cat.survey, [1, 2]))
+    _, first = np.unique(cat.star[source], return_index=True)
+    rows = source[first]
+    n = len(rows)
+    copied = rng.random(n) < 0.4
+    value = np.where(copied, cat.value[rows], cat.value[rows] + rng.normal(0.1, 0.1, n))
+    join = lambda old, new: np.concatenate([old, new])  # noqa: E731
+    whole = replace(
+        cat, surveys=(*cat.surveys, "compiled"), star=join(cat.star, cat.star[rows]),
+        survey=join(cat.survey, np.full(n, 3)), label=join(cat.label, cat.label[rows]),
+        value=join(cat.value, value), error=join(cat.error, np.full(n, 0.05)),
+        x=np.concatenate([cat.x, cat.x[:, :1]], axis=1),
+    )  # fmt: skip
+    prepared = prepare(parse_recipe(table), whole)
+    return prepared, tiny_run().posterior.reindex(survey=list(whole.surveys))
+
+
+@functools.cache
 def tiny_folder():
     """A folder with the files of `tiny_sky`."""
     from hbcal import simulate
@@ -68,17 +96,22 @@ def tiny_run():
         return calibrate(_recipe(), tiny_sky().catalogue, _home() / "run", workers=0, chains=2, warmup=100, draws=200)
 
 
-def _recipe():
-    from hbcal.recipe import packaged_recipes, parse_recipe
+def _recipe_text():
+    from hbcal.recipe import packaged_recipes
 
     text = packaged_recipes()["textbook"].read_text()
-    text = text.replace("n_star = 1000", "n_star = 80").replace("s0 = 0.03", "s0 = 0.5")
-    return parse_recipe(tomllib.loads(text), text)
+    return text.replace("n_star = 1000", "n_star = 80").replace("s0 = 0.03", "s0 = 0.5")
+
+
+def _recipe():
+    from hbcal.recipe import parse_recipe
+
+    return parse_recipe(tomllib.loads(_recipe_text()), _recipe_text())
 
 
 @pytest.fixture(autouse=True)
 def _helpers(doctest_namespace):
-    for helper in (tiny_sky, tiny_prepared, tiny_run, tiny_folder, tiny_target):
+    for helper in (tiny_sky, tiny_prepared, tiny_network, tiny_run, tiny_folder, tiny_target):
         doctest_namespace[helper.__name__] = helper
 
 

@@ -63,9 +63,10 @@ def pairwise(train: pd.DataFrame, asked: pd.DataFrame, dependent: tuple[str, ...
             moment[there] += guess[there] * scatter**-2
         ok = total > 0
         mean[rows[ok]], sd[rows[ok]] = moment[ok] / total[ok], total[ok] ** -0.5
-        # the scatter of a pair holds that of the survey asked: averaging does not make it smaller than the best pair's
-        best = np.nanmin([mad(d) for o in wide.columns if o != survey and o not in dependent
-                          and len(d := (known[survey] - known[o]).dropna().to_numpy()) >= LEAST] or [np.nan])  # fmt: skip
+        # a pair's scatter holds that of the survey asked: averaging makes it no smaller than the best pair's
+        others = [o for o in wide.columns if o != survey and o not in dependent]
+        differences = [(known[survey] - known[o]).dropna().to_numpy() for o in others]
+        best = min((mad(d) for d in differences if len(d) >= LEAST), default=np.nan)
         sd[rows[ok]] = np.maximum(sd[rows[ok]], best)
     return mean, sd
 
@@ -131,7 +132,7 @@ def main() -> None:
     told = train[sane[~out] & ~train["source"].isin(dependent)].groupby(["hip", "label"])["source"].agg(set).to_dict()
     test = frame[out & sane]
     asked = test[
-        [len(told.get((h, l), set()) - {s}) > 0 for h, l, s in zip(test["hip"], test["label"], test["source"])]
+        [len(told.get((h, l), set()) - {s}) > 0 for h, l, s in test[["hip", "label", "source"]].to_numpy()]
     ]
     asked = asked.reset_index(drop=True)
     begun = time.time()

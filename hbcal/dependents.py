@@ -62,8 +62,10 @@ def second_stage(prepared: Prepared, posterior: xr.Dataset) -> Second | None:
         None.
 
     Example:
-        >>> second_stage(tiny_prepared(), tiny_run().posterior) is None
+        >>> second_stage(tiny_prepared(), tiny_run().posterior) is None  # nothing depends on anything
         True
+        >>> second_stage(*tiny_network()).pairs
+        (('compiled', 'fe_h'),)
     """
     recipe, cat = prepared.recipe, prepared.catalogue
     found: list[dict[str, np.ndarray]] = []
@@ -162,8 +164,9 @@ def second_task(prepared: Prepared, second: Second) -> Task:
         None.
 
     Example:
-        >>> second_task.__name__
-        'second_task'
+        >>> second = second_stage(*tiny_network())
+        >>> sorted(second_task(tiny_network()[0], second).start)[:4]
+        ['coef', 'error_scale', 'floor', 'mixed_floor']
     """
     design, y = second.design, second.y
     spec = prepared.recipe.priors
@@ -223,8 +226,16 @@ def second_quantities(
         KeyError when a site is missing.
 
     Example:
-        >>> second_quantities.__name__
-        'second_quantities'
+        >>> prepared, posterior = tiny_network()
+        >>> second = second_stage(prepared, posterior)
+        >>> n = posterior.sizes["chain"], posterior.sizes["draw"]
+        >>> start = second_task(prepared, second).start
+        >>> sites = {name: np.broadcast_to(value, (*n, *value.shape)) for name, value in start.items()}
+        >>> voters = {str(name): values.to_numpy() for name, values in posterior.items()}
+        >>> found = second_quantities(prepared, second, sites, voters, posterior, None)
+        >>> s = prepared.catalogue.surveys.index("compiled")
+        >>> bool(np.isfinite(found["offset"][:, :, s]).all()), found["share"].shape[2:]
+        (True, (4, 1))
     """
     cat, recipe = prepared.catalogue, prepared.recipe
     out = {k: v.copy() for k, v in voters.items()}
@@ -310,6 +321,6 @@ def _moved(prepared, second, p, sites, posterior, probability) -> np.ndarray:
         offset = one["offset"].sel(survey=name).to_numpy()[..., None]
         names = terms.names[1:]
         trend = one["trend"].sel(survey=name, term=names).to_numpy() if names else np.zeros((*offset.shape[:2], 0))
-        coefficient = np.concatenate([offset, trend], axis=2)
+        coefficient = np.concatenate([offset, np.nan_to_num(trend)], axis=2)  # on a scale of its own: no trend
         moved -= (coefficient - coefficient.mean((0, 1))) @ gain.T
     return moved

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hbcal.draws import draws_of
-from hbcal.predict import true_label
+from hbcal.predict import FEW_DRAWS, told_by, true_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,27 +91,32 @@ def before_after(run: Run, path: Path) -> None:
     cat, rng = run.catalogue, np.random.default_rng(0)
     panels = []
     for label in (l for l in cat.labels if np.isfinite(run.posterior["offset"].sel(label=l)).any()):
-        drawn = {s: d for s in cat.surveys if (d := draws_of(run.recipe, run.posterior, s, label)) is not None}
-        panels += [(label, s, drawn) for s, d in drawn.items() if d.coefficient is not None]
+        for s in cat.surveys:
+            d = draws_of(run.recipe, run.posterior, s, label)
+            told = told_by(run.recipe, run.posterior, cat, s, label) if d is not None else {}
+            others = {k: v.thinned(FEW_DRAWS) for k, v in told.items() if k != s}
+            if d is not None and d.coefficient is not None and others:
+                panels.append((label, s, d, others))
     n_column = min(3, len(panels))
     n_line = -(-len(panels) // n_column)
     figure = _figure(4.2 * n_column, 3.2 * n_line)
     axes = np.atleast_1d(figure.subplots(n_line, n_column, squeeze=False)).ravel()
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
-    for ax, (label, survey, drawn) in zip(axes, panels, strict=False):
+    for ax, (label, survey, d, others) in zip(axes, panels, strict=False):
         s, l = cat.surveys.index(survey), cat.labels.index(label)
-        others = {k: d for k, d in drawn.items() if k != survey}
         rows = np.flatnonzero((cat.survey == s) & (cat.label == l))
         rows = rng.permutation(rows)[:3000]
         truth = true_label(cat, others, label, cat.star[rows])
         keep = truth.count > 0
         rows, z = rows[keep], truth.z.centre()[keep]
-        shift = drawn[survey].shift(cat.x[cat.star[rows], s]).mean(1)
+        shift = d.shift(cat.x[cat.star[rows], s]).mean(1)
         y = cat.value[rows]
         ax.plot(z, y - z, ".", ms=2, color="0.7", label="before", rasterized=True)
         ax.plot(z, y - shift - z, ".", ms=2, color=INK, label="after", rasterized=True)
         ax.axhline(0.0, color=SOFT, lw=1)
+        if not keep.any():
+            continue
         wide = np.nanquantile(np.abs(np.concatenate([y - z, y - shift - z])), 0.995)
         ax.set_ylim(-1.2 * wide, 1.2 * wide)
         ax.set_xlabel(f"{label} from the other sources [{run.recipe.unit(label)}]")

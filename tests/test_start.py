@@ -7,7 +7,8 @@ import pytest
 
 from hbcal import simulate
 from hbcal.design import prepare
-from hbcal.start import find_start, least_squares_start, priors_of
+from hbcal.problem import task_of
+from hbcal.start import find_start, least_squares_start
 
 
 def test_the_start_is_near_the_truth(tiny_prepared):
@@ -37,4 +38,4 @@ def test_clipping_finds_planted_outliers(tiny_prepared, n_star, n_planted, size)
 def test_priors_are_those_of_the_recipe(tiny_prepared):
     recipe = tiny_prepared.recipe
     changed = replace(recipe, priors=replace(recipe.priors, error_scale=0.1))
-    assert priors_of(replace(tiny_prepared, recipe=changed)).error_scale == 0.1
+    assert task_of(replace(tiny_prepared, recipe=changed)).kwargs["priors"].error_scale == 0.1

@@ -98,15 +98,18 @@ def crosscal_dependents(
         None: a design is checked where it is built.
 
     Example:
-        >>> from hbcal.dependents import tiny
-        >>> numpyro.handlers.seed(crosscal_dependents, 0)(tiny()).shape  # no y given: simulated
-        (6,)
+        >>> from hbcal.dependents import second_stage
+        >>> second = second_stage(*tiny_network())
+        >>> simulated = numpyro.handlers.seed(crosscal_dependents, 0)(second.design)  # no y given
+        >>> simulated.shape == second.y.shape
+        True
     """
     n_pair, n_term = design.prior_sd.shape
     n_copy, first = design.copy_of.shape[2], design.prior_sd[:, 0]
     copied = jnp.einsum("p,pjc->c", first, design.copy_of)
     log_normal = dist.LogNormal(0.0, priors.error_scale).expand([design.error_of.shape[1]])
-    few = dist.Beta(2.0, 2.0 / priors.outlier_rate - 2.0).expand([design.rate_of.shape[1]])
+    two = jnp.full(design.rate_of.shape[1], 2.0)
+    few = dist.Beta(two, two / priors.outlier_rate - 2.0)
     with numpyro.plate("n_pair", n_pair, dim=-2), numpyro.plate("n_term", n_term, dim=-1):
         coef = numpyro.sample("coef", dist.Normal(0.0, design.prior_sd))
     drawn = {
@@ -140,13 +143,13 @@ def components(design: Dependents, drawn: Mapping[str, AnyArray]) -> tuple[Array
         None.
 
     Example:
-        >>> from hbcal.dependents import tiny
-        >>> design = tiny()
+        >>> from hbcal.dependents import second_stage
+        >>> design = second_stage(*tiny_network()).design
         >>> with numpyro.handlers.seed(rng_seed=0), numpyro.handlers.trace() as sites:
         ...     _ = crosscal_dependents(design)
         >>> weight, mean, sd = components(design, {name: site["value"] for name, site in sites.items()})
-        >>> weight.shape, bool(jnp.allclose(jnp.exp(weight).sum(1), 1.0))
-        ((6, 3), True)
+        >>> weight.shape[1], bool(jnp.allclose(jnp.exp(weight).sum(1), 1.0))  # itself, as an outlier, two parents
+        (4, True)
     """
     error_of, rate_of, copy_of = (jnp.asarray(x) for x in (design.error_of, design.rate_of, design.copy_of))
     scale2 = error_of @ drawn["error_scale"] ** 2 + (1.0 - error_of.sum(1))

@@ -84,7 +84,7 @@ def crosscal_robust(
     floor = plated("floor", "n_floor", dist.HalfNormal(common.floor_unit))
     gamma = plated("floor_trend", "n_gamma", dist.Normal(0.0, priors.floor_trend).expand([common.n_gamma]))
     prior_sd = plated("prior_sd", "n_scale", dist.HalfNormal(common.scale_unit))
-    few = dist.Beta(2.0, 2.0 / priors.outlier_rate - 2.0).expand([design.n_rate])
+    few = dist.Beta(jnp.full(design.n_rate, 2.0), jnp.full(design.n_rate, 2.0 / priors.outlier_rate - 2.0))
     rate = plated("outlier_rate", "n_rate", few)
 
     measured = []
