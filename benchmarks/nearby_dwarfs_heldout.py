@@ -131,9 +131,7 @@ def main() -> None:
     sane = (frame["value"] >= low) & (frame["value"] <= high)
     told = train[sane[~out] & ~train["source"].isin(dependent)].groupby(["hip", "label"])["source"].agg(set).to_dict()
     test = frame[out & sane]
-    asked = test[
-        [len(told.get((h, l), set()) - {s}) > 0 for h, l, s in test[["hip", "label", "source"]].to_numpy()]
-    ]
+    asked = test[[len(told.get((h, l), set()) - {s}) > 0 for h, l, s in test[["hip", "label", "source"]].to_numpy()]]
     asked = asked.reset_index(drop=True)
     begun = time.time()
     columns = (asked["hip"].astype(str), asked["source"], asked["label"])

@@ -91,12 +91,12 @@ def before_after(run: Run, path: Path) -> None:
     cat, rng = run.catalogue, np.random.default_rng(0)
     panels = []
     for label in (l for l in cat.labels if np.isfinite(run.posterior["offset"].sel(label=l)).any()):
-        for s in cat.surveys:
-            d = draws_of(run.recipe, run.posterior, s, label)
-            told = told_by(run.recipe, run.posterior, cat, s, label) if d is not None else {}
-            others = {k: v.thinned(FEW_DRAWS) for k, v in told.items() if k != s}
+        for survey in cat.surveys:
+            d = draws_of(run.recipe, run.posterior, survey, label)
+            told = told_by(run.recipe, run.posterior, cat, survey, label) if d is not None else {}
+            others = {k: v.thinned(FEW_DRAWS) for k, v in told.items() if k != survey}
             if d is not None and d.coefficient is not None and others:
-                panels.append((label, s, d, others))
+                panels.append((label, survey, d, others))
     n_column = min(3, len(panels))
     n_line = -(-len(panels) // n_column)
     figure = _figure(4.2 * n_column, 3.2 * n_line)
