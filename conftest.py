@@ -43,7 +43,7 @@ def tiny_network():
     _, first = np.unique(cat.star[source], return_index=True)
     rows = source[first]
     n = len(rows)
-    copied = rng.random(n) < 0.4
+    copied = rng.random(n) < 0.7
     value = np.where(copied, cat.value[rows], cat.value[rows] + rng.normal(0.1, 0.1, n))
     join = lambda old, new: np.concatenate([old, new])  # noqa: E731
     whole = replace(

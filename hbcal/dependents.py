@@ -10,11 +10,12 @@ import xarray as xr
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.copies import spike_of
 from hbcal.design import Prepared
+from hbcal.distributions.dependents import GRAIN, NARROW, Dependents
 from hbcal.infer.optimise import Mode
 from hbcal.infer.task import Task
 from hbcal.numerics.outliers import INFLATION
 from hbcal.predict import FEW_DRAWS, parents_of, told_by, true_label
-from hbcal.programs.crosscal_dependents import GRAIN, NARROW, DependentPriors, Dependents, crosscal_dependents
+from hbcal.programs.crosscal_dependents import DependentPriors, crosscal_dependents
 from hbcal.recipe import Recipe
 from hbcal.terms import OFFSET, trend_terms
 
@@ -166,7 +167,7 @@ def second_task(prepared: Prepared, second: Second) -> Task:
     Example:
         >>> second = second_stage(*tiny_network())
         >>> sorted(second_task(tiny_network()[0], second).start)[:4]
-        ['coef', 'error_scale', 'floor', 'mixed_floor']
+        ['coef', 'copy_odds', 'copy_offset', 'copy_width']
     """
     design, y = second.design, second.y
     spec = prepared.recipe.priors

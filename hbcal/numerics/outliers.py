@@ -66,8 +66,8 @@ def outlier_log_joint(
         None: a non-positive variance gives NaN.
 
     Example:
-        >>> r = jnp.array([[0.0, 1.0], [0.0, 30.0]])  # in units of sd: two that agree, two that do not
-        >>> joint = outlier_log_joint(r, jnp.ones((2, 2)), jnp.full((2, 2), -3.5))
+        >>> r = jnp.array([[0.0, 1.0, 0.5], [0.0, 30.0, 0.5]])  # in sd: three agree; one does not
+        >>> joint = outlier_log_joint(r, jnp.ones((2, 3)), jnp.full((2, 3), -3.5))
         >>> joint.argmax(1).tolist()
         [0, 2]
     """

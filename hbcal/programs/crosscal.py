@@ -14,6 +14,7 @@ from hbcal._pytree import pytree, static
 from hbcal._typing import AnyArray, Array, Float
 from hbcal.distributions.flat_stars import Block, FlatStars, stack
 from hbcal.numerics.collapse import conditional_draw
+from hbcal.programs.plated import plated
 
 
 @pytree
@@ -133,30 +134,6 @@ def crosscal(
             model = FlatStars(label.blocks, variances, prior_sd)
         measured.append(numpyro.sample(f"y_{label.name}", model, obs=None if y is None else y[i]))
     return tuple(measured)
-
-
-def plated(name: str, axis: str, prior: dist.Distribution) -> AnyArray:
-    """Sample a vector in the plate of its axis.
-
-    Args:
-        name: of the site.
-        axis: of the plate.
-        prior: independent entries, (n,).
-
-    Returns:
-        The draw, (n,); an empty vector, and no site, where there is nothing to sample.
-
-    Errors:
-        None.
-
-    Example:
-        >>> plated("floor", "n_floor", dist.HalfNormal(jnp.ones(0))).shape
-        (0,)
-    """
-    if prior.batch_shape[0] == 0:
-        return jnp.zeros(0)
-    with numpyro.plate(axis, prior.batch_shape[0]):
-        return numpyro.sample(name, prior)
 
 
 def draw_coefficients(

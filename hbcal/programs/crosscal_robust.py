@@ -11,7 +11,8 @@ import numpyro.distributions as dist
 from hbcal._pytree import pytree, static
 from hbcal._typing import AnyArray
 from hbcal.distributions.outlier_stars import OutlierStars, Stratum
-from hbcal.programs.crosscal import Design, plated
+from hbcal.programs.crosscal import Design
+from hbcal.programs.plated import plated
 
 
 @pytree

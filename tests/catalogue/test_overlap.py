@@ -97,4 +97,4 @@ def test_a_label_of_one_survey_is_no_fit():
     cat = catalogue("ab", "aab", label=[0, 0, 0, 1, 0], labels=("fe_h", "teff", "logg"))
     found = overlap(cat, {}, set())
     assert (found.fitted, found.single) == (("fe_h",), ("teff",))
-    assert "teff: reported by one survey only, not fitted" in found.text({"fe_h": "dex", "teff": "K"})
+    assert "teff: reported by one voting survey only, not fitted" in found.text({"fe_h": "dex", "teff": "K"})

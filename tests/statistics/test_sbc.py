@@ -1,4 +1,4 @@
-"""Simulation-based calibration of `crosscal`, and two planted defects that it must catch.
+"""Simulation-based calibration of `crosscal` and `crosscal_robust`, and planted defects that it must catch.
 
 The design has everything the program can do: a polynomial trend per category, missing errors, a floor with a covariate
 and a category, repeated visits, an anchor for one label and the zero-sum gauge for the other, learnt prior scales.
@@ -6,6 +6,7 @@ and a category, repeated visits, an anchor for one label and the zero-sum gauge 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import jax
@@ -17,7 +18,9 @@ from hbcal.check.sbc import ranks, uniformity, verdict
 from hbcal.check.simulate_many import posteriors, prior_and_data
 from hbcal.design import Prepared, prepare
 from hbcal.programs.crosscal import Priors, crosscal, draw_coefficients
+from hbcal.programs.crosscal_robust import RobustPriors, crosscal_robust
 from hbcal.recipe import parse_recipe
+from hbcal.strata import robust
 
 RECIPE = {
     "name": "sbc",
@@ -70,7 +73,11 @@ def p_values(n: int, fitted: Prepared, simulated: Prepared, priors: Priors) -> d
         crosscal, (fitted.design,), data, warmup=200, draws=DRAWS, thin=THIN, seed_number=12,
         complete=draw_coefficients, priors=priors,
     )  # fmt: skip
-    out = {}
+    return uniformities(truth, drawn)
+
+
+def uniformities(truth: dict[str, np.ndarray], drawn: dict[str, np.ndarray]) -> dict[str, float]:
+    n, out = len(next(iter(truth.values()))), {}
     for site, true in truth.items():
         flat_truth = true.reshape(n, -1)
         flat_draws = drawn[site].reshape(n, DRAWS // THIN, -1)
@@ -106,3 +113,37 @@ def test_underestimated_errors_are_caught():
     wrong = replace(design, design=replace(design.design, labels=labels))
     found = verdict(p_values(224, wrong, design, Priors()))
     assert any(name.startswith("error_scale") for name in found)
+
+
+OFTEN = RobustPriors(outlier_rate=0.1)  # fifty stars have few outliers at 3%
+
+
+def robust_p_values(priors: RobustPriors) -> dict[str, float]:
+    """Simulate `crosscal_robust` with outliers at 10%, fit it with these priors.
+
+    The prior sds are stated: two offsets cannot tell a learnt one's scale, and where they are sampled rather than
+    integrated out that is a funnel, which would test the sampler and not the program.
+    """
+    table = copy.deepcopy(RECIPE) | {"program": "crosscal_robust"}
+    table["labels"]["teff"] = {"unit": "K", "offset_sd": 80.0, "floor_scale": 40.0}
+    table["trend"][1] = {"labels": ["teff"], "covariates": ["colour"], "sd": 40.0}
+    design = robust(prepare(parse_recipe(table), small_design().catalogue)).design
+    truth, data = prior_and_data(crosscal_robust, (design,), 168, 21, priors=OFTEN)
+    drawn = posteriors(
+        crosscal_robust, (design,), data, warmup=300, draws=DRAWS, thin=THIN, seed_number=22, priors=priors
+    )
+    return uniformities(truth, drawn)
+
+
+@pytest.mark.slow
+def test_ranks_of_the_robust_program_are_uniform():
+    found = robust_p_values(OFTEN)
+    assert len(found) > 25
+    assert verdict(found) == {}
+
+
+@pytest.mark.slow
+def test_a_fit_that_hardly_believes_in_outliers_is_caught():
+    found = verdict(robust_p_values(RobustPriors(outlier_rate=0.002)))
+    assert any(name.startswith("outlier_rate") for name in found)
+    assert any(name.startswith(("floor", "error_scale")) for name in found)
