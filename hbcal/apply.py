@@ -12,9 +12,9 @@ import xarray as xr
 from hbcal._errors import HbcalError
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Target
-from hbcal.draws import Draws, draws_of
+from hbcal.draws import Draws, draws_of, label_draws
 from hbcal.mixture import CHUNK, Mixture
-from hbcal.predict import true_label
+from hbcal.predict import told_by, true_label
 from hbcal.recipe import Recipe
 from hbcal.support import Edges, Support, support_of
 from hbcal.terms import floor_terms, standardised, trend_terms
@@ -114,10 +114,10 @@ def fitted_edges(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, su
     own = any(not catalogue.star_level[catalogue.covariates.index(c)] for c in numeric)
     if not own:
         return Edges(-np.inf, np.inf, False)
-    others = {
-        s: d.thinned(16) for s in catalogue.surveys
-        if s != survey and (d := draws_of(recipe, posterior, s, label)) is not None
-    }  # fmt: skip
+    told = told_by(recipe, label_draws(recipe, posterior, label), survey, label)
+    others = {s: d.thinned(16) for s, d in told.items() if s != survey}
+    if not others:  # on a scale of its own
+        return Edges(-np.inf, np.inf, False)
     s, l = catalogue.surveys.index(survey), catalogue.labels.index(label)
     stars = np.unique(catalogue.star[(catalogue.survey == s) & (catalogue.label == l)])
     z = true_label(catalogue, others, label, stars).z.centre()

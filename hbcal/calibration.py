@@ -153,12 +153,12 @@ def calibrate(
         sites, stats = sample(problem.task, settings, out / "chains", progress=say)
         quantities = named_quantities(prepared, sites)
         probability = outlier_probability(prepared, sites)
-        second = second_stage(prepared, dataset(prepared, quantities))
+        voters = dataset(prepared, quantities)
+        second = second_stage(prepared, voters)
         if second is not None:
             say(f"dependent surveys: {len(second.y)} measurements, {len(second.pairs)} labels")
             more, more_stats = sample(second_task(prepared, second), settings, out / "dependents", progress=say)
             stats |= {f"{name}_dependents": values for name, values in more_stats.items()}
-            voters = dataset(prepared, quantities)
             quantities = second_quantities(prepared, second, more, quantities, voters, probability)
         run = _write(out, prepared, quantities, stats, probability, settings, mark["identity"], begun, copies)
         for name in ("chains", "dependents"):

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from hbcal.check.coverage import Coverage, coverage
-from hbcal.draws import draws_of
+from hbcal.draws import label_draws
 from hbcal.predict import FEW_DRAWS, predictive, told_by
 from hbcal.run import Run
 
@@ -59,16 +59,14 @@ def check_run(run: Run) -> Checked:
     failures += [f"{what}: declare it with depends_on" for what in json.loads(run.tree.attrs.get("copies", "[]"))]
     coverages: dict[str, Coverage] = {}
     cat = run.catalogue
-    for label in cat.labels:
-        for s, survey in enumerate(cat.surveys):
-            l = cat.labels.index(label)
+    for l, label in enumerate(cat.labels):
+        drawn = {s: d.thinned(FEW_DRAWS) for s, d in label_draws(run.recipe, run.posterior, label).items()}
+        for survey, d in drawn.items():
+            s = cat.surveys.index(survey)
             rows = np.flatnonzero((cat.survey == s) & (cat.label == l))
-            whole = draws_of(run.recipe, run.posterior, survey, label)
-            told = told_by(run.recipe, run.posterior, cat, survey, label)
-            others = {k: v.thinned(FEW_DRAWS) for k, v in told.items() if k != survey}
-            if whole is None or not others or len(rows) < LEAST:
+            others = {k: v for k, v in told_by(run.recipe, drawn, survey, label).items() if k != survey}
+            if not others or len(rows) < LEAST:
                 continue
-            d = whole.thinned(FEW_DRAWS)
             rows = np.random.default_rng(0).permutation(rows)[:20000]
             star = cat.star[rows]
             found = predictive(cat, others, d, star, cat.error[rows])

@@ -11,10 +11,11 @@ from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.copies import spike_of
 from hbcal.design import Prepared
 from hbcal.distributions.dependents import GRAIN, NARROW, Dependents
+from hbcal.draws import label_draws
 from hbcal.infer.optimise import Mode
 from hbcal.infer.task import Task
 from hbcal.numerics.outliers import INFLATION
-from hbcal.predict import FEW_DRAWS, parents_of, told_by, true_label
+from hbcal.predict import FEW_DRAWS, parents_of, true_label
 from hbcal.programs.crosscal_dependents import DependentPriors, crosscal_dependents
 from hbcal.recipe import Recipe
 from hbcal.terms import OFFSET, trend_terms
@@ -73,15 +74,14 @@ def second_stage(prepared: Prepared, posterior: xr.Dataset) -> Second | None:
     pairs: list[tuple[str, str]] = []
     terms: list[str] = []
     weights: list[dict[str, float]] = []
+    if not recipe.dependent:
+        return None
     for label in cat.labels:
+        drawn = {s: d.thinned(FEW_DRAWS) for s, d in label_draws(recipe, posterior, label).items()}
+        if not drawn:
+            continue
         for survey in recipe.dependent:
             rows = _rows(cat, survey, label)
-            drawn = {
-                s: d.thinned(FEW_DRAWS) for s, d in told_by(recipe, posterior, cat, survey, label).items()
-                if not recipe.surveys[s].depends_on
-            }  # fmt: skip
-            if not drawn or not len(rows):
-                continue
             truth = true_label(cat, drawn, label, cat.star[rows])
             told = truth.count > 0
             if told.sum() < LEAST:
@@ -258,7 +258,7 @@ def second_quantities(
             draws = sites["coef"][:, :, p, k] - moved[:, :, k]
             if name == OFFSET:
                 out["offset"][:, :, s, l] = draws
-            elif name in where:
+            else:
                 out["trend"][:, :, s, l, where[name] - 1] = draws
         out["error_scale"][:, :, s, l] = 1.0
         out["floor"][:, :, s, l] = sites["floor"][:, :, p]
@@ -286,8 +286,8 @@ def second_quantities(
 
 def _moved(prepared, second, p, sites, posterior, probability) -> np.ndarray:
     """(n_chain, n_draw, n_term): weighted fit of phi to what each draw of the voters adds to the stars' true labels."""
-    cat, recipe, design = prepared.catalogue, prepared.recipe, second.design
-    survey, label = second.pairs[p]
+    cat, design = prepared.catalogue, second.design
+    _, label = second.pairs[p]
     here = np.flatnonzero(design.who[:, p])
     stars = cat.star[second.rows[here]]
     mixed = design.seen[here].any(1)
@@ -301,9 +301,7 @@ def _moved(prepared, second, p, sites, posterior, probability) -> np.ndarray:
     n_star = cat.n_star
     total = np.zeros(n_star)
     parts = []
-    for name, d in told_by(recipe, posterior, cat, survey, label).items():
-        if recipe.surveys[name].depends_on:
-            continue
+    for name, d in label_draws(prepared.recipe, posterior, label).items():
         rows = _rows(cat, name, label)
         x = cat.x[cat.star[rows], cat.surveys.index(name)]
         thin = d.thinned(FEW_DRAWS)

@@ -139,6 +139,28 @@ def draws_of(recipe: Recipe, posterior: xr.Dataset, survey: str, label: str) -> 
     return Draws(recipe, survey, label, coefficient, scale, floor, gamma, rate, _inherited(recipe, one, survey, pick))
 
 
+def label_draws(recipe: Recipe, posterior: xr.Dataset, label: str) -> dict[str, Draws]:
+    """Draws of every survey that has a label.
+
+    Args:
+        recipe: the run's.
+        posterior: as for `draws_of`.
+        label: which.
+
+    Returns:
+        Survey -> `Draws`, in the posterior's order, label unit.
+
+    Errors:
+        KeyError for a label the run does not have.
+
+    Example:
+        >>> list(label_draws(tiny_run().recipe, tiny_run().posterior, "fe_h"))
+        ['s0', 's1', 's2']
+    """
+    surveys = [str(s) for s in posterior["survey"].values]
+    return {s: d for s in surveys if (d := draws_of(recipe, posterior, s, label)) is not None}
+
+
 def _inherited(recipe: Recipe, one: xr.Dataset, survey: str, pick: np.ndarray) -> Inherited | None:
     parents = list(recipe.surveys[survey].depends_on)
     if not parents or "share" not in one:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hbcal.draws import draws_of
+from hbcal.draws import label_draws
 from hbcal.predict import FEW_DRAWS, told_by, true_label
 
 if TYPE_CHECKING:
@@ -91,11 +91,11 @@ def before_after(run: Run, path: Path) -> None:
     cat, rng = run.catalogue, np.random.default_rng(0)
     panels = []
     for label in (l for l in cat.labels if np.isfinite(run.posterior["offset"].sel(label=l)).any()):
-        for survey in cat.surveys:
-            d = draws_of(run.recipe, run.posterior, survey, label)
-            told = told_by(run.recipe, run.posterior, cat, survey, label) if d is not None else {}
+        drawn = label_draws(run.recipe, run.posterior, label)
+        for survey, d in drawn.items():
+            told = told_by(run.recipe, drawn, survey, label)
             others = {k: v.thinned(FEW_DRAWS) for k, v in told.items() if k != survey}
-            if d is not None and d.coefficient is not None and others:
+            if d.coefficient is not None and others:
                 panels.append((label, survey, d, others))
     n_column = min(3, len(panels))
     n_line = -(-len(panels) // n_column)

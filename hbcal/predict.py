@@ -11,7 +11,7 @@ import xarray as xr
 
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Query
-from hbcal.draws import Draws, draws_of
+from hbcal.draws import Draws, label_draws
 from hbcal.mixture import CHUNK, Mixture
 from hbcal.numerics.outliers import outlier_log_joint, true_value
 from hbcal.recipe import Recipe
@@ -69,46 +69,48 @@ def predict_draws(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, q
     open_rows = reason == ""
     pairs = {(str(s), str(l)) for s, l in zip(query.survey[open_rows], query.label[open_rows], strict=True)}
     for label in sorted({l for _, l in pairs}):
+        drawn = label_draws(recipe, posterior, label)
+        if any(d.rate.any() for d in drawn.values()):
+            drawn = {s: d.thinned(FEW_DRAWS) for s, d in drawn.items()}
         for survey in sorted({s for s, l in pairs if l == label}):
             rows = np.flatnonzero(open_rows & (query.survey == survey) & (query.label == label))
-            d = draws_of(recipe, posterior, survey, label)
-            told = told_by(recipe, posterior, catalogue, survey, label)
-            if d is None or not told:
+            if survey not in drawn:
                 reason[rows] = f"{label} of {survey} was not calibrated"
                 continue
+            told = told_by(recipe, drawn, survey, label)
             for start in range(0, len(rows), CHUNK):
                 at = rows[start : start + CHUNK]
-                reason[at] = _answer(catalogue, (told, d), survey, label, star[at], query, at, out)
+                reason[at] = _answer(catalogue, told, drawn[survey], star[at], query, at, out)
     columns = {"star": query.star, "survey": query.survey, "label": query.label, **out, "reason": reason}
     return Predicted(columns)
 
 
-def told_by(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, survey: str, label: str) -> dict[str, Draws]:
+def told_by(recipe: Recipe, drawn: Mapping[str, Draws], survey: str, label: str) -> dict[str, Draws]:
     """Surveys whose measurements tell the true label on the scale that a survey's measurements are compared with.
 
     Args:
-        recipe, posterior, catalogue: of the run.
+        recipe: of the run.
+        drawn: survey -> draws of that label.
         survey, label: whose measurement is asked about.
 
     Returns:
-        Survey -> draws: of a voting survey the voting ones; of one on a scale of its own itself; of a dependent survey
-        all but the dependent ones.
+        Those of `drawn` that tell: of a voting survey the voting ones; of one on a scale of its own itself; of a
+        dependent survey all but the dependent ones.
 
     Errors:
-        KeyError for a survey or label the run does not have.
+        KeyError for a survey the recipe does not have.
 
     Example:
         >>> run = tiny_run()
-        >>> list(told_by(run.recipe, run.posterior, run.catalogue, "s1", "fe_h"))
+        >>> drawn = label_draws(run.recipe, run.posterior, "fe_h")
+        >>> list(told_by(run.recipe, drawn, "s1", "fe_h"))
         ['s0', 's1', 's2']
     """
     if recipe.surveys[survey].depends_on:
-        names = [s for s in catalogue.surveys if not recipe.surveys[s].depends_on]
-    elif label in recipe.surveys[survey].own_scale:
-        names = [survey]
-    else:
-        names = [s for s in catalogue.surveys if recipe.votes(s, label)]
-    return {s: d for s in names if (d := draws_of(recipe, posterior, s, label)) is not None}
+        return {s: d for s, d in drawn.items() if not recipe.surveys[s].depends_on}
+    if label in recipe.surveys[survey].own_scale:
+        return {s: d for s, d in drawn.items() if s == survey}
+    return {s: d for s, d in drawn.items() if recipe.votes(s, label)}
 
 
 def parents_of(
@@ -184,7 +186,7 @@ def true_label(catalogue: Catalogue, drawn: Mapping[str, Draws], label: str, sta
 
     Example:
         >>> run = tiny_run()
-        >>> drawn = {"s1": draws_of(run.recipe, run.posterior, "s1", "fe_h")}
+        >>> drawn = {"s1": label_draws(run.recipe, run.posterior, "fe_h")["s1"]}
         >>> star = run.catalogue.star[run.catalogue.survey == 1][:3]
         >>> truth = true_label(run.catalogue, drawn, "fe_h", star)
         >>> truth.z.mean.shape, truth.count.tolist()
@@ -280,7 +282,7 @@ def predictive(
 
     Example:
         >>> run = tiny_run()
-        >>> told = told_by(run.recipe, run.posterior, run.catalogue, "s2", "fe_h")
+        >>> told = label_draws(run.recipe, run.posterior, "fe_h")
         >>> what = predictive(run.catalogue, told, told["s2"], np.array([3]), np.array([0.05]))
         >>> bool(what.core.spread()[0] > 0.05)
         True
@@ -310,23 +312,20 @@ def _mixed(z, own, shift, noise, values, seen, d):
     return core, core.blunders(noise, d.rate)
 
 
-def _answer(catalogue, drawn, survey, label, star, query, at, out) -> np.ndarray:
+def _answer(catalogue, told, d, star, query, at, out) -> np.ndarray:
     """Fill the rows `at` of `out`; returns the reasons."""
-    told, d = drawn
-    if any(x.rate.any() for x in (*told.values(), d)):
-        told, d = {k: v.thinned(FEW_DRAWS) for k, v in told.items()}, d.thinned(FEW_DRAWS)
     reason = np.full(len(star), "", dtype=object)
-    s, l = catalogue.surveys.index(survey), catalogue.labels.index(label)
+    s, l = catalogue.surveys.index(d.survey), catalogue.labels.index(d.label)
     own = catalogue.error[(catalogue.survey == s) & (catalogue.label == l)]
     typical = np.nanmedian(own) if np.isfinite(own).any() else np.nan
     error = np.where(np.isnan(query.error[at]), typical, query.error[at])
     found = predictive(catalogue, told, d, star, error)
-    reason[found.count == 0] = f"no measurement of {label} for this star"
+    reason[found.count == 0] = f"no measurement of {d.label} for this star"
     x = catalogue.x[star, s]
     covariates = sorted({c for names in d.terms(x).covariates for c in names})
     for c in covariates:
         bad = np.isnan(x[:, catalogue.covariates.index(c)]) & (reason == "")
-        reason[bad] = f"covariate {c} of {survey} is missing for this star"
+        reason[bad] = f"covariate {c} of {d.survey} is missing for this star"
     ok = reason == ""
     if ok.any():
         core, whole, rows = found.core.rows(ok), found.whole.rows(ok), at[ok]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hbcal.design import Prepared, may_be_outlier
-from hbcal.distributions.flat_stars import Block
+from hbcal.distributions.flat_stars import Block, split
 from hbcal.distributions.outlier_stars import Stratum
 from hbcal.programs.crosscal_robust import RobustDesign
 
@@ -55,7 +55,7 @@ def robust(prepared: Prepared) -> Robust:
     strata, values, order = [], [], []
     for label, rows in zip(prepared.design.labels, prepared.rows, strict=True):
         tables, where = [], []
-        for block, table in zip(label.blocks, _tables(label.blocks, rows), strict=True):
+        for block, table in zip(label.blocks, split(label.blocks, rows), strict=True):
             n_seen = np.asarray(block.seen).sum(1)
             for n in np.unique(n_seen):
                 here, at = _stratum(block, table, np.flatnonzero(n_seen == n), int(n))
@@ -69,11 +69,6 @@ def robust(prepared: Prepared) -> Robust:
     bare = tuple(replace(label, blocks=()) for label in prepared.design.labels)
     design = RobustDesign(replace(prepared.design, labels=bare), tuple(strata), len(prepared.rates))
     return Robust(design, tuple(values), tuple(order))
-
-
-def _tables(blocks: tuple[Block, ...], flat: np.ndarray) -> list[np.ndarray]:
-    parts = np.split(flat, np.cumsum([b.seen.size for b in blocks])[:-1])
-    return [part.reshape(b.seen.shape) for b, part in zip(blocks, parts, strict=True)]
 
 
 def _stratum(block: Block, rows: np.ndarray, stars: np.ndarray, n_seen: int) -> tuple[dict[str, Any], np.ndarray]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
@@ -126,7 +127,7 @@ def stack(tables: list[Array]) -> Array:
     return jnp.concatenate([t.reshape(-1) for t in tables])
 
 
-def split(blocks: tuple[Block, ...], value: Array) -> list[Array]:
+def split[A: (Array, np.ndarray)](blocks: tuple[Block, ...], value: A) -> list[A]:
     """Undo `stack`.
 
     Args:

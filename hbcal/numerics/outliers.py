@@ -19,9 +19,9 @@ import numpy as np
 from jax.nn import logsumexp
 
 from hbcal._typing import Array, Float
+from hbcal.numerics.collapse import LOG_2PI
 
 INFLATION = 100.0  # of an outlier's variance
-LOG_2PI = 1.8378770664093453
 
 
 def hypotheses(n_seen: int) -> np.ndarray:
@@ -49,6 +49,11 @@ def hypotheses(n_seen: int) -> np.ndarray:
     return out
 
 
+def _share(which: np.ndarray) -> np.ndarray:
+    """What is left of each measurement's weight, (n_seen, n_hypothesis)."""
+    return (1.0 - which * (1.0 - 1.0 / INFLATION)).T
+
+
 def outlier_log_joint(
     residual: Float[Array, "n_star n_seen"], var: Float[Array, "n_star n_seen"], log_odds: Float[Array, "n_star n_seen"]
 ) -> Float[Array, "n_star n_hypothesis"]:
@@ -72,7 +77,7 @@ def outlier_log_joint(
         [0, 2]
     """
     which = hypotheses(residual.shape[1])
-    share = (1.0 - which * (1.0 - 1.0 / INFLATION)).T
+    share = _share(which)
     weight = 1.0 / var
     centre = (weight * residual).sum(1) / weight.sum(1)
     centred = residual - centre[:, None]  # a common level of 5000 K costs no digits
@@ -104,6 +109,6 @@ def true_value(
         >>> mean.round(6).tolist()
         [[50.5, 100.0, 1.0]]
     """
-    share = (1.0 - hypotheses(residual.shape[1]) * (1.0 - 1.0 / INFLATION)).T
+    share = _share(hypotheses(residual.shape[1]))
     total = (1.0 / var) @ share
     return (residual / var) @ share / total, 1.0 / total
