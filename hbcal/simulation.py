@@ -19,9 +19,10 @@ from hbcal._errors import HbcalError, closest
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.observe import observe
 from hbcal.catalogue.write import write_table
-from hbcal.design import Prepared, named_quantities, prepare
+from hbcal.design import Prepared, may_be_outlier, named_quantities, prepare
 from hbcal.draws import draws_of
 from hbcal.folder import check_out, write_text
+from hbcal.numerics.outliers import INFLATION
 from hbcal.problem import task_of
 from hbcal.recipe import Recipe, load_recipe
 from hbcal.tree import DIMS
@@ -35,11 +36,13 @@ class Simulated:
         catalogue: as if observed.
         truth: offset, trend, error_scale, floor, floor_trend, prior_sd with named dims, label units; one draw.
         z: true labels, (n_star, n_label).
+        outlier: which measurements are blunders, (n_measurement,); none for a program without outliers.
     """
 
     catalogue: Catalogue
     truth: xr.Dataset
     z: np.ndarray
+    outlier: np.ndarray
 
 
 def simulate(
@@ -84,7 +87,7 @@ def simulate(
         pattern = data if isinstance(data, Catalogue) else observe(recipe, Path(data))
     prepared = prepare(recipe, pattern)
     truth = _truth(prepared, seed, {**recipe.simulate.values, **(values or {})})
-    simulated = _measure(recipe, prepared.catalogue, truth, rng)
+    simulated = _measure(prepared, truth, rng)
     if out is not None:
         _write(recipe, simulated, Path(out), seed)
     return simulated
@@ -179,7 +182,8 @@ def _truth(prepared: Prepared, seed: int, values: Mapping[str, Any]) -> xr.Datas
     return truth
 
 
-def _measure(recipe: Recipe, pattern: Catalogue, truth: xr.Dataset, rng: np.random.Generator) -> Simulated:
+def _measure(prepared: Prepared, truth: xr.Dataset, rng: np.random.Generator) -> Simulated:
+    recipe, pattern = prepared.recipe, prepared.catalogue
     spec = recipe.simulate
     z = np.stack(
         [
@@ -188,6 +192,7 @@ def _measure(recipe: Recipe, pattern: Catalogue, truth: xr.Dataset, rng: np.rand
         ],
         axis=1,
     )
+    blunder = _blunders(prepared, truth, rng)
     value = np.full(len(pattern.value), np.nan)
     for s, survey in enumerate(pattern.surveys):
         for l, label in enumerate(pattern.labels):
@@ -196,15 +201,35 @@ def _measure(recipe: Recipe, pattern: Catalogue, truth: xr.Dataset, rng: np.rand
             if d is None or not at.size:
                 continue
             x = pattern.x[pattern.star[at], s]
-            sd = d.noise(x, pattern.error[at])[:, 0]
+            sd = d.noise(x, pattern.error[at])[:, 0] * np.where(blunder[at], np.sqrt(INFLATION), 1.0)
             value[at] = z[pattern.star[at], l] + d.shift(x)[:, 0] + sd * rng.normal(size=len(at))
-    catalogue = replace(pattern, value=value).select(np.isfinite(value))
-    return Simulated(*_agree(recipe, catalogue, truth, z))
+    there = np.isfinite(value)
+    catalogue = replace(pattern, value=value).select(there, "not simulated: not in the fit, or of a dependent survey")
+    catalogue, z = _agree(recipe, catalogue, z)
+    return Simulated(catalogue, truth, z, blunder[there])
 
 
-def _agree(
-    recipe: Recipe, cat: Catalogue, truth: xr.Dataset, z: np.ndarray
-) -> tuple[Catalogue, xr.Dataset, np.ndarray]:
+def _blunders(prepared: Prepared, truth: xr.Dataset, rng: np.random.Generator) -> np.ndarray:
+    """Which measurements are outliers, (n_measurement,): drawn star by star until there are no more than may be."""
+    pattern = prepared.catalogue
+    out = np.zeros(len(pattern.value), bool)
+    if "outlier_rate" not in truth:
+        return out
+    free = [[may_be_outlier(prepared.recipe, s, l) for l in pattern.labels] for s in pattern.surveys]
+    rate = np.where(free, np.nan_to_num(truth["outlier_rate"].to_numpy()[0, 0])[:, None], 0.0)
+    for rows in prepared.rows:
+        at = rows[rows >= 0]
+        chance = rate[pattern.survey[at], pattern.label[at]]
+        seen = np.bincount(pattern.star[at], minlength=pattern.n_star)
+        most = np.where(seen > 2, 2, 1)
+        again = np.ones(len(at), bool)
+        while again.any():
+            out[at[again]] = rng.random(again.sum()) < chance[again]
+            again = (np.bincount(pattern.star[at], out[at], pattern.n_star) > most)[pattern.star[at]]
+    return out
+
+
+def _agree(recipe: Recipe, cat: Catalogue, z: np.ndarray) -> tuple[Catalogue, np.ndarray]:
     """Make covariates that are themselves reported labels agree with the values drawn.
 
     With a flat true value a star's common level is free, so a star whose survey "reported" x is moved, all its
@@ -234,7 +259,7 @@ def _agree(
             move[middle.index.to_numpy()] = cat.x[middle.index.to_numpy(), 0, c] - middle.to_numpy()
         value[here] += move[cat.star[here]]
         z[:, l] += move
-    return replace(cat, value=value), truth, z
+    return replace(cat, value=value), z
 
 
 def _is_own(recipe: Recipe, covariate: str, survey: str, label: str) -> bool:

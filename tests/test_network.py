@@ -1,8 +1,10 @@
 """Outliers, dependent surveys and scales of their own: what a network of surveys needs, end to end and at the edges."""
 
 import copy
+import os
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hbcal import HbcalError, calibrate, load_recipe, simulate
 from hbcal.calibration import ConvergenceWarning, CopyWarning
 from hbcal.catalogue.target import Query
 from hbcal.design import prepare, voting
+from hbcal.draws import draws_of
 from hbcal.problem import outlier_probability, pose
 from hbcal.recipe import parse_recipe
 from hbcal.start import find_start
@@ -154,3 +157,56 @@ def test_clipping_and_outliers_exclude_each_other():
 def test_packaged_networks_parse():
     assert load_recipe("nearby_dwarfs").dependent == ("gr8_sed", "delgadomena17", "hypatia24")
     assert load_recipe("kepler_giants_robust").program == "crosscal_robust"
+
+
+def test_outliers_are_drawn_at_their_rate_and_never_more_than_may_be():
+    recipe = parse_recipe(table())
+    s = simulate(recipe, seed=2, n_star=2000, values={"outlier_rate": {"s1": 0.3, "s2": 0.05}})
+    cat = s.catalogue
+    each = np.bincount(cat.star, s.outlier)
+    seen = np.bincount(cat.star)
+    assert (each <= np.where(seen > 2, 2, 1)).all()
+    assert not s.outlier[cat.survey == 0].any()  # the anchor has none
+    # two of s1 and s2 of the same star may not both be outliers where only they have seen it
+    for survey, rate in ((1, 0.3), (2, 0.05)):
+        alone = (seen[cat.star] > 2) & (cat.survey == survey)
+        n = alone.sum()
+        assert abs(s.outlier[alone].mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / n)
+    slope = s.truth["trend"].to_numpy()[0, 0, :, 0, 0]
+    offset = s.truth["offset"].to_numpy()[0, 0, :, 0]
+    shift = np.nan_to_num(offset + slope * cat.x[:, 0])[cat.star, cat.survey]
+    floor = np.nan_to_num(s.truth["floor"].to_numpy()[0, 0, :, 0])[cat.survey]
+    z = (cat.value - s.z[cat.star, 0] - shift) / np.hypot(cat.error, floor)
+    assert np.std(z[~s.outlier]) == pytest.approx(1.0, abs=0.05)
+    assert np.std(z[s.outlier]) == pytest.approx(10.0, rel=0.1)
+
+
+def test_what_a_dependent_survey_reports_is_not_simulated_and_counted():
+    simulated = simulate(parse_recipe(table(compiled={"depends_on": ["s1"]})), seed=1)
+    assert simulated.catalogue.left_out["not simulated: not in the fit, or of a dependent survey"] > 100
+    assert set(simulated.catalogue.survey) == {0, 1, 2}
+
+
+@pytest.mark.data
+def test_apogee_and_galah_differ_by_what_their_common_stars_say(tmp_path):
+    """The fitted difference, averaged over the stars in common, against the mean of the plain differences."""
+    folder = Path(os.environ.get("HBCAL_TEST_DATA", "../shared/data")) / "catalogues"
+    if not folder.is_dir():
+        pytest.skip(f"no catalogues in {folder}; set HBCAL_TEST_DATA")
+    run = calibrate("apogee_galah", folder, tmp_path / "run", workers=0)
+    assert run.passed, run.diagnostics_text
+    cat = run.catalogue
+    for survey in ("apogee_dr16", "apogee_dr17"):
+        value = np.full((2, cat.n_star), np.nan)
+        for row, name in zip(value, (survey, "galah_dr3"), strict=True):
+            at = cat.survey == cat.surveys.index(name)
+            row[cat.star[at]] = cat.value[at]
+        both = np.isfinite(value).all(0)
+        draws = [draws_of(run.recipe, run.posterior, name, "fe_h") for name in (survey, "galah_dr3")]
+        fitted = [d.shift(cat.x[both, cat.surveys.index(d.survey)]).mean(0) for d in draws]
+        fitted = fitted[0] - fitted[1]
+        plain = value[0, both] - value[1, both]
+        middle, scatter = np.median(plain), 1.4826 * np.median(np.abs(plain - np.median(plain)))
+        plain = plain[np.abs(plain - middle) < 4 * scatter]  # the fit does not follow outliers either
+        assert abs(fitted.mean() - plain.mean()) < 2.5 * plain.std() / np.sqrt(len(plain))
+        assert fitted.std() < 0.015

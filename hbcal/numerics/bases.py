@@ -23,7 +23,9 @@ class Columns(NamedTuple):
     weights: np.ndarray
 
 
-def polynomial(u: np.ndarray, names: list[str], *, degree: int = 1, decay: float = 0.5) -> Columns:
+def polynomial(
+    u: np.ndarray, names: list[str], *, degree: int = 1, decay: float = 0.5, hold: float = np.inf
+) -> Columns:
     """All monomials of total degree 1 ... degree: phi = prod_j u_j^(p_j), prior weight decay^(sum p - 1).
 
     Args:
@@ -31,12 +33,13 @@ def polynomial(u: np.ndarray, names: list[str], *, degree: int = 1, decay: float
         names: covariate names, for the terms' names.
         degree: highest total degree, >= 1.
         decay: how much narrower the prior gets with each degree.
+        hold: |u| beyond it counts as this much, > 0: a handful of stars far out cannot bend the trend of all others.
 
     Returns:
         `Columns` in the order of the degree, then of the covariates.
 
     Errors:
-        ValueError when degree < 1.
+        ValueError when degree < 1 or hold <= 0.
 
     Example:
         >>> polynomial(np.array([[2.0, 3.0]]), ["a", "b"], degree=2).values.tolist()
@@ -44,6 +47,9 @@ def polynomial(u: np.ndarray, names: list[str], *, degree: int = 1, decay: float
     """
     if degree < 1:
         raise ValueError(f"a polynomial trend needs degree >= 1, got {degree}.")
+    if not hold > 0:
+        raise ValueError(f"a polynomial trend is held beyond a positive number of units, got {hold}.")
+    u = np.clip(u, -hold, hold)
     values, terms, weights = [], [], []
     for order in range(1, degree + 1):
         for picked in itertools.combinations_with_replacement(range(u.shape[1]), order):
@@ -137,7 +143,7 @@ class Basis:
 
 
 BASES: Mapping[str, Basis] = {
-    "polynomial": Basis(polynomial, ("degree", "decay")),
+    "polynomial": Basis(polynomial, ("degree", "decay", "hold")),
     "spline": Basis(spline, ("knots", "low", "high")),
     "hsgp": Basis(hsgp, ("functions", "length", "half_width")),
 }

@@ -6,7 +6,7 @@ import pytest
 from hbcal.numerics.bases import BASES, columns, hsgp, polynomial, spline
 
 OPTIONS = {
-    "polynomial": [{}, {"degree": 3}, {"degree": 2, "decay": 0.1}],
+    "polynomial": [{}, {"degree": 3}, {"degree": 2, "decay": 0.1}, {"degree": 3, "hold": 2.5}],
     "spline": [{}, {"knots": 2}, {"knots": 8, "low": -1.0, "high": 3.0}],
     "hsgp": [{}, {"functions": 1}, {"functions": 20, "length": 0.5, "half_width": 5.0}],
 }
@@ -54,6 +54,14 @@ def test_polynomial_is_all_monomials():
     expected = np.stack([a, b, a * a, a * b, b * b, a**3, a * a * b, a * b * b, b**3], axis=1)
     np.testing.assert_allclose(out.values, expected, rtol=1e-12)
     np.testing.assert_allclose(out.weights, [1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25])
+
+
+def test_a_held_polynomial_bends_no_further():
+    u = np.array([[1.0, -2.0], [9.0, -2.0], [2.5, -40.0]])
+    held = polynomial(u, ["a", "b"], degree=3, hold=2.5)
+    np.testing.assert_array_equal(held.values, polynomial(np.clip(u, -2.5, 2.5), ["a", "b"], degree=3).values)
+    with pytest.raises(ValueError, match="positive"):
+        polynomial(u, ["a", "b"], hold=0.0)
 
 
 def test_spline_columns_sum_to_nothing_over_the_range_and_stay_at_its_ends():
