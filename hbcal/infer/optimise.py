@@ -28,9 +28,11 @@ class Mode:
 
     def __init__(self, task: Task):
         potential = Potential(task)
-        start, unravel = ravel_pytree(potential.start(jax.device_put(task.args)))
-        self._at = np.asarray(start)
-        self._curvature: tuple[np.ndarray, np.ndarray] | None = None  # eigenvalues and vectors where last looked
+        start, spread = potential.start_and_spread(jax.device_put(task.args))
+        flat, unravel = ravel_pytree(start)
+        self._at, self._spread = np.asarray(flat), np.asarray(ravel_pytree(spread)[0])
+        self._hessian = np.zeros((0, 0))  # where last looked
+        self._curvature: tuple[np.ndarray, np.ndarray] | None = None  # its eigenvalues and vectors
 
         def energy(flat, args):
             return potential.energy(unravel(flat), args)
@@ -68,16 +70,16 @@ class Mode:
         return {k: np.asarray(v) for k, v in self._sites(self._at, args).items()}
 
     def _look(self, args: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
-        hessian = [self._curve(self._at, row, args) for row in np.eye(self._at.size)]
-        self._curvature = np.linalg.eigh(np.asarray(hessian))
+        self._hessian = np.asarray([self._curve(self._at, row, args) for row in np.eye(self._at.size)])
+        self._curvature = np.linalg.eigh(self._hessian)
         return self._curvature
 
     def inverse_mass(self) -> np.ndarray:
         """Laplace's covariance at the mode last found, unconstrained, sites in alphabetical order; NUTS starts with it.
 
-        Directions in which the energy is not convex get unit variance.
+        Directions in which the energy is not convex get the prior's variance. What counts as flat is told in units of
+        the prior's sd: a zero point known to 50 K has a curvature of 0.0004 per K^2, and is well known.
         """
-        if self._curvature is None:
-            return np.zeros((0, 0))
-        values, vectors = self._curvature
-        return (vectors / np.where(values > 1e-3, values, 1.0)) @ vectors.T
+        scale = self._spread
+        values, vectors = np.linalg.eigh(scale[:, None] * self._hessian * scale)
+        return scale[:, None] * ((vectors / np.where(values > 1e-3, values, 1.0)) @ vectors.T) * scale

@@ -40,21 +40,30 @@ class Potential:
         """Sampled sites, in their own units, at unconstrained z."""
         return constrain_fn(self._program, args, self._kwargs, self._bent(z)[0], return_deterministic=True)
 
+    def _straight(self, sites: Mapping[str, Array], args: tuple[Any, ...]) -> dict[str, Array]:
+        z = unconstrain_fn(self._program, args, self._kwargs, sites)
+        return self.task.ring.straight(z) if self.task.ring else z
+
     def _bent(self, z: Mapping[str, Array]) -> tuple[Mapping[str, Array], Array | float]:
         return self.task.ring.bent(z) if self.task.ring else (z, 0.0)
 
     def start(self, args: tuple[Any, ...]) -> dict[str, Array]:
         """Unconstrained start: the task's values, the median of prior draws for sites it does not give."""
+        return self.start_and_spread(args)[0]
 
-        def latent(key, args):
-            run = trace(seed(substitute(self._program, data=self._start), key))
+    def start_and_spread(self, args: tuple[Any, ...]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The start, and the sd of a few prior draws: the unit in which a curvature is large or small."""
+
+        def latent(key, args, given):
+            run = trace(seed(substitute(self._program, data=given), key))
             sites = run.get_trace(*args, **self._kwargs)
             return {k: v["value"] for k, v in sites.items() if v["type"] == "sample" and not v["is_observed"]}
 
         def unconstrained(args):
-            draws = jax.vmap(latent, in_axes=(0, None))(jax.random.split(jax.random.PRNGKey(0), 15), args)
-            middle = jax.tree.map(lambda x: jnp.median(x, axis=0), draws)
-            z = unconstrain_fn(self._program, args, self._kwargs, {**middle, **self._start})
-            return self.task.ring.straight(z) if self.task.ring else z
+            keys = jax.random.split(jax.random.PRNGKey(0), 15)
+            draws, given = (jax.vmap(latent, (0, None, None))(keys, args, g) for g in ({}, self._start))
+            middle = jax.tree.map(lambda x: jnp.median(x, axis=0), given)
+            start = self._straight({**middle, **self._start}, args)
+            return start, jax.tree.map(lambda x: jnp.std(x, axis=0), jax.vmap(self._straight, (0, None))(draws, args))
 
         return jax.jit(unconstrained)(args)
