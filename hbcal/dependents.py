@@ -34,7 +34,6 @@ class Second:
         copies: (pair, parent's position among the pair's parents) of each copy.
         terms: names of the columns of phi.
         errors: pair of each error scale.
-        rates: survey of each outlier rate.
         rows: catalogue row of each measurement, (n,).
         spikes: (share, offset) of each copy, as found in the differences.
     """
@@ -45,7 +44,6 @@ class Second:
     copies: tuple[tuple[int, int], ...]
     terms: tuple[str, ...]
     errors: tuple[int, ...]
-    rates: tuple[str, ...]
     rows: np.ndarray
     spikes: tuple[tuple[float, float], ...]
 
@@ -119,7 +117,6 @@ def _join(prepared, found, pairs, terms, weights) -> Second:
                 begin.append(spike)
     error = cat.error[rows]
     errors = [p for p in range(len(pairs)) if np.isfinite(error[of == p]).any()]
-    rates = list(dict.fromkeys(s for s, _ in pairs))
     copy_of = np.zeros((len(pairs), n_parent, len(copies)))
     for c, (p, j) in enumerate(copies):
         copy_of[p, j, c] = 1.0
@@ -131,11 +128,9 @@ def _join(prepared, found, pairs, terms, weights) -> Second:
         unit=np.array([recipe.labels[l].floor_scale for _, l in pairs]),
         prior_sd=np.array([[w.get(name, UNUSED) for name in terms] for w in weights]),
         error_of=np.eye(len(pairs))[:, errors], copy_of=copy_of,
-        rate_of=np.array([[float(s == r) for r in rates] for s, _ in pairs]),
     )  # fmt: skip
     return Second(
-        design, cat.value[rows], tuple(pairs), tuple(copies), tuple(terms), tuple(errors), tuple(rates), rows,
-        tuple(begin),
+        design, cat.value[rows], tuple(pairs), tuple(copies), tuple(terms), tuple(errors), rows, tuple(begin),
     )  # fmt: skip
 
 
@@ -175,7 +170,7 @@ def second_task(prepared: Prepared, second: Second) -> Task:
     middle = (design.parents * design.seen).sum(1) / np.maximum(design.seen.sum(1), 1)
     start: dict[str, np.ndarray] = {
         "coef": np.zeros(design.prior_sd.shape), "share": np.full(len(second.pairs), 0.5),
-        "outlier_rate": np.full(len(second.rates), spec.outlier_rate),
+        "outlier_rate": np.full(len(second.pairs), spec.outlier_rate),
     }  # fmt: skip
     start["floor"], start["mixed_floor"] = 0.5 * np.asarray(design.unit), 0.5 * np.asarray(design.unit)
     start["shift"] = np.zeros(len(second.pairs))
@@ -247,7 +242,7 @@ def second_quantities(
     for name in ("copy_odds", "copy_offset", "copy_sd"):
         out[name] = np.full((*lead, n_survey, n_label, n_survey), np.nan)
     if "outlier_rate" not in out:
-        out["outlier_rate"] = np.full((*lead, n_survey), np.nan)
+        out["outlier_rate"] = np.full((*lead, n_survey, n_label), np.nan)
     where = {name: i for i, name in enumerate(prepared.terms)}
     for p, (survey, label) in enumerate(second.pairs):
         s, l = cat.surveys.index(survey), cat.labels.index(label)
@@ -265,11 +260,10 @@ def second_quantities(
         out["share"][:, :, s, l] = sites["share"][:, :, p]
         out["inherited_offset"][:, :, s, l] = sites["shift"][:, :, p]
         out["inherited_floor"][:, :, s, l] = sites["mixed_floor"][:, :, p]
+        out["outlier_rate"][:, :, s, l] = sites["outlier_rate"][:, :, p]
     for e, p in enumerate(second.errors):
         s, l = (names.index(name) for names, name in zip((cat.surveys, cat.labels), second.pairs[p], strict=True))
         out["error_scale"][:, :, s, l] = sites["error_scale"][:, :, e]
-    for r, survey in enumerate(second.rates):
-        out["outlier_rate"][:, :, cat.surveys.index(survey)] = sites["outlier_rate"][:, :, r]
     for c, (p, j) in enumerate(second.copies):
         survey, label = second.pairs[p]
         at = (

@@ -31,7 +31,7 @@ class Prepared:
         terms, floor_names: names of all trend terms (zero point first) and of all floor terms.
         error_scales, floors: (survey, label) of each sampled error scale and floor, in order.
         scales: name of each learnt prior sd.
-        rates: surveys whose measurements may be outliers: all but those that are anchors of all they report.
+        rates: (survey, label) of each outlier rate: of all measurements that may be outliers.
         alone: (survey, label) that dependent surveys report too, but no other voting survey that shares stars.
     """
 
@@ -47,7 +47,7 @@ class Prepared:
     error_scales: tuple[tuple[str, str], ...]
     floors: tuple[tuple[str, str], ...]
     scales: tuple[str, ...]
-    rates: tuple[str, ...]
+    rates: tuple[tuple[str, str], ...]
     alone: tuple[tuple[str, str], ...]
 
 
@@ -169,12 +169,12 @@ def _refuse_own_scale(recipe: Recipe, cat: Catalogue, votes: np.ndarray) -> None
                 )
 
 
-def _rates(recipe: Recipe, cat: Catalogue, fitted: list[np.ndarray]) -> tuple[str, ...]:
-    """Surveys with a measurement in the fit that may be an outlier."""
+def _rates(recipe: Recipe, cat: Catalogue, fitted: list[np.ndarray]) -> tuple[tuple[str, str], ...]:
+    """(survey, label) with a measurement in the fit that may be an outlier."""
     rows = np.concatenate(fitted)
     pairs = np.unique(np.stack([cat.survey[rows[rows >= 0]], cat.label[rows[rows >= 0]]], axis=1), axis=0)
     named = [(cat.surveys[s], cat.labels[l]) for s, l in pairs]
-    return tuple(dict.fromkeys(s for s, l in named if may_be_outlier(recipe, s, l)))
+    return tuple(pair for pair in named if may_be_outlier(recipe, *pair))
 
 
 def may_be_outlier(recipe: Recipe, survey: str, label: str) -> bool:
@@ -278,8 +278,8 @@ def named_quantities(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[s
     Returns:
         ``offset``, ``error_scale``, ``floor`` (n_chain, n_draw, n_survey, n_label), ``trend`` (..., n_term - 1),
         ``floor_trend`` (..., n_floor_term), ``prior_sd`` (n_chain, n_draw, n_scale), label units, and what else the
-        program has: ``outlier_rate`` (n_chain, n_draw, n_survey). NaN where a survey does not report a label or has no
-        such term; an anchor has offset 0, error scale 1 and floor 0.
+        program has: ``outlier_rate`` (n_chain, n_draw, n_survey, n_label). NaN where a survey does not report a label
+        or has no such term; an anchor has offset 0, error scale 1 and floor 0.
 
     Errors:
         KeyError when a site is missing.
@@ -320,6 +320,7 @@ def named_quantities(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[s
     out = {"offset": full[..., 0], "trend": full[..., 1:], "error_scale": scale, "floor": floor, "floor_trend": gamma}
     out["prior_sd"] = sites.get("prior_sd", np.zeros((*lead, 0)))
     if "outlier_rate" in sites:
-        out["outlier_rate"] = np.full((*lead, len(cat.surveys)), np.nan)
-        out["outlier_rate"][..., [cat.surveys.index(s) for s in prepared.rates]] = sites["outlier_rate"]
+        out["outlier_rate"] = np.full(shape, np.nan)
+        for j, (survey, label) in enumerate(prepared.rates):
+            out["outlier_rate"][..., cat.surveys.index(survey), cat.labels.index(label)] = sites["outlier_rate"][..., j]
     return out

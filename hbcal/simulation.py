@@ -19,7 +19,7 @@ from hbcal._errors import HbcalError, closest
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.observe import observe
 from hbcal.catalogue.write import write_table
-from hbcal.design import Prepared, may_be_outlier, named_quantities, prepare
+from hbcal.design import Prepared, named_quantities, prepare
 from hbcal.draws import draws_of
 from hbcal.folder import check_out, write_text
 from hbcal.numerics.outliers import INFLATION
@@ -215,8 +215,7 @@ def _blunders(prepared: Prepared, truth: xr.Dataset, rng: np.random.Generator) -
     out = np.zeros(len(pattern.value), bool)
     if "outlier_rate" not in truth:
         return out
-    free = [[may_be_outlier(prepared.recipe, s, l) for l in pattern.labels] for s in pattern.surveys]
-    rate = np.where(free, np.nan_to_num(truth["outlier_rate"].to_numpy()[0, 0])[:, None], 0.0)
+    rate = np.nan_to_num(truth["outlier_rate"].to_numpy()[0, 0])
     for rows in prepared.rows:
         at = rows[rows >= 0]
         chance = rate[pattern.survey[at], pattern.label[at]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hbcal.design import Prepared, may_be_outlier
+from hbcal.design import Prepared
 from hbcal.distributions.flat_stars import Block, split
 from hbcal.distributions.outlier_stars import Stratum
 from hbcal.programs.crosscal_robust import RobustDesign
@@ -46,12 +46,8 @@ def robust(prepared: Prepared) -> Robust:
         >>> sorted(posed.rows[0].tolist()) == sorted(r for r in tiny_prepared().rows[0].tolist() if r >= 0)
         True
     """
-    cat, recipe = prepared.catalogue, prepared.recipe
-    rate = {
-        (s, l): prepared.rates.index(survey)
-        for s, survey in enumerate(cat.surveys) for l, label in enumerate(cat.labels)
-        if survey in prepared.rates and may_be_outlier(recipe, survey, label)
-    }  # fmt: skip
+    cat = prepared.catalogue
+    rate = {(cat.surveys.index(s), cat.labels.index(l)): k for k, (s, l) in enumerate(prepared.rates)}
     strata, values, order = [], [], []
     for label, rows in zip(prepared.design.labels, prepared.rows, strict=True):
         tables, where = [], []

@@ -18,7 +18,7 @@ DIMS = {
     "trend": ("survey", "label", "term"),
     "floor_trend": ("survey", "label", "floor_term"),
     "prior_sd": ("scale",),
-    "outlier_rate": ("survey",),
+    "outlier_rate": ("survey", "label"),
     "share": ("survey", "label"),
     "inherited_offset": ("survey", "label"),
     "inherited_floor": ("survey", "label"),

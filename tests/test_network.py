@@ -161,7 +161,7 @@ def test_packaged_networks_parse():
 
 def test_outliers_are_drawn_at_their_rate_and_never_more_than_may_be():
     recipe = parse_recipe(table())
-    s = simulate(recipe, seed=2, n_star=2000, values={"outlier_rate": {"s1": 0.3, "s2": 0.05}})
+    s = simulate(recipe, seed=2, n_star=2000, values={"outlier_rate": {"s1.fe_h": 0.3, "s2.fe_h": 0.05}})
     cat = s.catalogue
     each = np.bincount(cat.star, s.outlier)
     seen = np.bincount(cat.star)

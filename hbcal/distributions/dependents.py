@@ -29,7 +29,6 @@ class Dependents:
         unit: prior scale of floors, (n_pair,), label unit.
         prior_sd: of zero point and trends, (n_pair, n_term), label unit.
         error_of: error scale of each pair, one-hot, (n_pair, n_error); no row where no errors are reported.
-        rate_of: outlier rate of each pair, one-hot, (n_pair, n_rate).
         copy_of: copies, one-hot, (n_pair, n_parent, n_copy).
     """
 
@@ -43,7 +42,6 @@ class Dependents:
     unit: Float[AnyArray, " n_pair"]
     prior_sd: Float[AnyArray, "n_pair n_term"]
     error_of: Float[AnyArray, "n_pair n_error"]
-    rate_of: Float[AnyArray, "n_pair n_rate"]
     copy_of: Float[AnyArray, "n_pair n_parent n_copy"]
 
 
@@ -71,11 +69,11 @@ def components(design: Dependents, drawn: Mapping[str, AnyArray]) -> tuple[Array
         >>> weight.shape[1], bool(jnp.allclose(jnp.exp(weight).sum(1), 1.0))  # itself, as an outlier, two parents
         (4, True)
     """
-    error_of, rate_of, copy_of = (jnp.asarray(x) for x in (design.error_of, design.rate_of, design.copy_of))
+    error_of, copy_of = jnp.asarray(design.error_of), jnp.asarray(design.copy_of)
     scale2 = error_of @ drawn["error_scale"] ** 2 + (1.0 - error_of.sum(1))
-    rate = rate_of @ drawn["outlier_rate"]
-    each = jnp.stack([drawn["shift"], drawn["share"], scale2, drawn["floor"], drawn["mixed_floor"], rate], axis=1)
-    shift, share, scale2, floor, mixed_floor, rate = (jnp.asarray(design.who) @ each).T
+    of_pair = [drawn[name] for name in ("shift", "share", "floor", "mixed_floor", "outlier_rate")]
+    each = jnp.stack([*of_pair, scale2], axis=1)
+    shift, share, floor, mixed_floor, rate, scale2 = (jnp.asarray(design.who) @ each).T
     seen = jnp.asarray(design.seen)
     n_seen = seen.sum(1)
     mixed = n_seen > 0

@@ -41,7 +41,7 @@ def crosscal_dependents(
     | error_scale  | n_error | LogNormal(0, priors.error_scale) | a                                        |
     | floor        | n_pair  | HalfNormal(unit)            | tau                                           |
     | mixed_floor  | n_pair  | HalfNormal(unit)            | sigma                                         |
-    | outlier_rate | n_rate  | Beta(2, 2 / priors.outlier_rate - 2) | share of outliers of a survey        |
+    | outlier_rate | n_pair  | Beta(2, 2 / priors.outlier_rate - 2) | share of outliers                    |
     | copy_odds    | n_copy  | LogNormal(-1, 1.5)          | odds of copying from a parent                 |
     | copy_offset  | n_copy  | Normal(0, prior_sd of delta)| delta_p                                       |
     | copy_width   | n_copy  | HalfNormal(0.5)             | tau_p in units of 0.3 sigma                   |
@@ -69,7 +69,7 @@ def crosscal_dependents(
     n_copy, first = design.copy_of.shape[2], design.prior_sd[:, 0]
     copied = jnp.einsum("p,pjc->c", first, design.copy_of)
     log_normal = dist.LogNormal(0.0, priors.error_scale).expand([design.error_of.shape[1]])
-    two = jnp.full(design.rate_of.shape[1], 2.0)
+    two = jnp.full(n_pair, 2.0)
     few = dist.Beta(two, two / priors.outlier_rate - 2.0)
     with numpyro.plate("n_pair", n_pair, dim=-2), numpyro.plate("n_term", n_term, dim=-1):
         coef = numpyro.sample("coef", dist.Normal(0.0, design.prior_sd))
@@ -80,7 +80,7 @@ def crosscal_dependents(
         "error_scale": plated("error_scale", "n_error", log_normal),
         "floor": plated("floor", "n_pair_", dist.HalfNormal(design.unit)),
         "mixed_floor": plated("mixed_floor", "n_pair_", dist.HalfNormal(design.unit)),
-        "outlier_rate": plated("outlier_rate", "n_rate", few),
+        "outlier_rate": plated("outlier_rate", "n_pair_", few),
         "copy_odds": plated("copy_odds", "n_copy", dist.LogNormal(-1.0, 1.5).expand([n_copy])),
         "copy_offset": plated("copy_offset", "n_copy", dist.Normal(0.0, copied)),
         "copy_width": plated("copy_width", "n_copy", dist.HalfNormal(jnp.full(n_copy, 0.5))),

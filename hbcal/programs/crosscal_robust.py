@@ -56,7 +56,7 @@ def crosscal_robust(
     | floor         | n_floor | HalfNormal(common.floor_unit)      | tau, where a survey is not an anchor            |
     | floor_trend   | n_gamma | Normal(0, priors.floor_trend)      | gamma, where a floor has that term              |
     | prior_sd      | n_scale | HalfNormal(common.scale_unit)      | hierarchical sd of offsets and trends           |
-    | outlier_rate  | n_rate  | Beta(2, 2 / priors.outlier_rate - 2) | share of outliers of a survey, all labels      |
+    | outlier_rate  | n_rate  | Beta(2, 2 / priors.outlier_rate - 2) | share of outliers of a survey, one label        |
     | coef_<label>  | n_coef  | Normal(0, sd)                      | delta, beta                                     |
     | y_<label>     |         | OutlierStars                       | z integrated out, outliers summed over          |
 
