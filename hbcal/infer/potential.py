@@ -61,9 +61,10 @@ class Potential:
 
         def unconstrained(args):
             keys = jax.random.split(jax.random.PRNGKey(0), 15)
-            draws, given = (jax.vmap(latent, (0, None, None))(keys, args, g) for g in ({}, self._start))
+            given = jax.vmap(latent, (0, None, None))(keys, args, self._start)
             middle = jax.tree.map(lambda x: jnp.median(x, axis=0), given)
+            free = jax.vmap(lambda key: self._straight(latent(key, args, {}), args))(keys)
             start = self._straight({**middle, **self._start}, args)
-            return start, jax.tree.map(lambda x: jnp.std(x, axis=0), jax.vmap(self._straight, (0, None))(draws, args))
+            return start, jax.tree.map(lambda x: jnp.std(x, axis=0), free)
 
         return jax.jit(unconstrained)(args)
