@@ -174,29 +174,8 @@ def _rates(recipe: Recipe, cat: Catalogue, fitted: list[np.ndarray]) -> tuple[tu
     rows = np.concatenate(fitted)
     pairs = np.unique(np.stack([cat.survey[rows[rows >= 0]], cat.label[rows[rows >= 0]]], axis=1), axis=0)
     named = [(cat.surveys[s], cat.labels[l]) for s, l in pairs]
-    return tuple(pair for pair in named if may_be_outlier(recipe, *pair))
-
-
-def may_be_outlier(recipe: Recipe, survey: str, label: str) -> bool:
-    """Whether `crosscal_robust` may take a measurement for an outlier.
-
-    Args:
-        recipe: any.
-        survey, label: of the measurement.
-
-    Returns:
-        False for an anchor of the label whose `outlier_rate` the recipe does not free.
-
-    Errors:
-        KeyError for a survey the recipe does not have.
-
-    Example:
-        >>> from hbcal import load_recipe
-        >>> [may_be_outlier(load_recipe("textbook"), s, "fe_h") for s in ("s0", "s1")]  # s0 is the anchor
-        [False, True]
-    """
-    spec = recipe.surveys[survey]
-    return label not in spec.anchor or "outlier_rate" in spec.free
+    specs = recipe.surveys
+    return tuple((s, l) for s, l in named if l not in specs[s].anchor or "outlier_rate" in specs[s].free)
 
 
 def _usable(recipe: Recipe, catalogue: Catalogue, anchors: dict[str, tuple[str, ...]]) -> Catalogue:

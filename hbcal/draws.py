@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import xarray as xr
 
-from hbcal.design import may_be_outlier
 from hbcal.recipe import Recipe
 from hbcal.terms import Terms, floor_terms, trend_terms
 
@@ -133,7 +132,7 @@ def draws_of(recipe: Recipe, posterior: xr.Dataset, survey: str, label: str) -> 
     gamma = np.nan_to_num(flat["floor_trend"][:, [floor_where[name] for name in floor_names if name in floor_where]])
     scale = np.where(np.isnan(flat["error_scale"]), 1.0, flat["error_scale"])
     rate = np.zeros(len(pick))
-    if "outlier_rate" in one and may_be_outlier(recipe, survey, label):
+    if "outlier_rate" in one:
         rate = np.nan_to_num(one["outlier_rate"].to_numpy().reshape(n)[pick])
     floor = np.nan_to_num(flat["floor"])
     return Draws(recipe, survey, label, coefficient, scale, floor, gamma, rate, _inherited(recipe, one, survey, pick))

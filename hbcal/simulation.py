@@ -22,7 +22,7 @@ from hbcal.catalogue.write import write_table
 from hbcal.design import Prepared, named_quantities, prepare
 from hbcal.draws import draws_of
 from hbcal.folder import check_out, write_text
-from hbcal.numerics.outliers import INFLATION
+from hbcal.numerics.outliers import INFLATION, most_outliers
 from hbcal.problem import task_of
 from hbcal.recipe import Recipe, load_recipe
 from hbcal.tree import DIMS
@@ -219,8 +219,7 @@ def _blunders(prepared: Prepared, truth: xr.Dataset, rng: np.random.Generator) -
     for rows in prepared.rows:
         at = rows[rows >= 0]
         chance = rate[pattern.survey[at], pattern.label[at]]
-        seen = np.bincount(pattern.star[at], minlength=pattern.n_star)
-        most = np.where(seen > 2, 2, 1)
+        most = most_outliers(np.bincount(pattern.star[at], minlength=pattern.n_star))
         again = np.ones(len(at), bool)
         while again.any():
             out[at[again]] = rng.random(again.sum()) < chance[again]

@@ -1,10 +1,8 @@
 """Outliers, dependent surveys and scales of their own: what a network of surveys needs, end to end and at the edges."""
 
 import copy
-import os
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,12 +186,9 @@ def test_what_a_dependent_survey_reports_is_not_simulated_and_counted():
 
 
 @pytest.mark.data
-def test_apogee_and_galah_differ_by_what_their_common_stars_say(tmp_path):
+def test_apogee_and_galah_differ_by_what_their_common_stars_say(catalogues, tmp_path):
     """The fitted difference, averaged over the stars in common, against the mean of the plain differences."""
-    folder = Path(os.environ.get("HBCAL_TEST_DATA", "../shared/data")) / "catalogues"
-    if not folder.is_dir():
-        pytest.skip(f"no catalogues in {folder}; set HBCAL_TEST_DATA")
-    run = calibrate("apogee_galah", folder, tmp_path / "run", workers=0)
+    run = calibrate("apogee_galah", catalogues, tmp_path / "run", workers=0)
     assert run.passed, run.diagnostics_text
     cat = run.catalogue
     for survey in ("apogee_dr16", "apogee_dr17"):

@@ -28,11 +28,10 @@ class Mode:
 
     def __init__(self, task: Task):
         potential = Potential(task)
-        start, spread = potential.start_and_spread(jax.device_put(task.args))
-        flat, unravel = ravel_pytree(start)
-        self._at, self._spread = np.asarray(flat), np.asarray(ravel_pytree(spread)[0])
+        args = jax.device_put(task.args)
+        start, unravel = ravel_pytree(potential.start(args))
+        self._at, self._spread = np.asarray(start), np.asarray(ravel_pytree(potential.spread(args))[0])
         self._hessian = np.zeros((0, 0))  # where last looked
-        self._curvature: tuple[np.ndarray, np.ndarray] | None = None  # its eigenvalues and vectors
 
         def energy(flat, args):
             return potential.energy(unravel(flat), args)
@@ -49,7 +48,7 @@ class Mode:
         args = jax.device_put(args)
         self.converged = not self._at.size
         for _ in range(ROUNDS if self._at.size else 0):
-            values, vectors = self._curvature or self._look(args)
+            values, vectors = np.linalg.eigh(self._hessian if self._hessian.size else self._look(args))
             scale = vectors / np.sqrt(np.maximum(np.abs(values), 1.0))
             origin = self._at + scale @ (values < -1.0)  # off a saddle (a folded site at zero) by one unit
 
@@ -63,16 +62,15 @@ class Mode:
                 options={"maxiter": STEPS, "ftol": 1e-4 / max(abs(begin), 1.0)},
             )  # fmt: skip
             self._at = origin + scale @ found.x
-            values, _ = self._look(args)
+            values, _ = np.linalg.eigh(self._look(args))
             self.converged = bool(values.min() >= -1.0 and found.success and begin - found.fun < 1.0)
             if self.converged:
                 break
         return {k: np.asarray(v) for k, v in self._sites(self._at, args).items()}
 
-    def _look(self, args: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def _look(self, args: tuple[Any, ...]) -> np.ndarray:
         self._hessian = np.asarray([self._curve(self._at, row, args) for row in np.eye(self._at.size)])
-        self._curvature = np.linalg.eigh(self._hessian)
-        return self._curvature
+        return self._hessian
 
     def inverse_mass(self) -> np.ndarray:
         """Laplace's covariance at the mode last found, unconstrained, sites in alphabetical order; NUTS starts with it.

@@ -49,22 +49,27 @@ class Potential:
 
     def start(self, args: tuple[Any, ...]) -> dict[str, Array]:
         """Unconstrained start: the task's values, the median of prior draws for sites it does not give."""
-        return self.start_and_spread(args)[0]
-
-    def start_and_spread(self, args: tuple[Any, ...]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """The start, and the sd of a few prior draws: the unit in which a curvature is large or small."""
-
-        def latent(key, args, given):
-            run = trace(seed(substitute(self._program, data=given), key))
-            sites = run.get_trace(*args, **self._kwargs)
-            return {k: v["value"] for k, v in sites.items() if v["type"] == "sample" and not v["is_observed"]}
 
         def unconstrained(args):
-            keys = jax.random.split(jax.random.PRNGKey(0), 15)
-            given = jax.vmap(latent, (0, None, None))(keys, args, self._start)
-            middle = jax.tree.map(lambda x: jnp.median(x, axis=0), given)
-            free = jax.vmap(lambda key: self._straight(latent(key, args, {}), args))(keys)
-            start = self._straight({**middle, **self._start}, args)
-            return start, jax.tree.map(lambda x: jnp.std(x, axis=0), free)
+            draws = jax.vmap(lambda key: self._draw(key, self._start, args))(self._keys())
+            return self._straight({**jax.tree.map(lambda x: jnp.median(x, axis=0), draws), **self._start}, args)
 
         return jax.jit(unconstrained)(args)
+
+    def spread(self, args: tuple[Any, ...]) -> dict[str, Array]:
+        """The sd of a few prior draws, unconstrained: the unit in which a curvature is large or small."""
+
+        def unconstrained(args):
+            draws = jax.vmap(lambda key: self._straight(self._draw(key, {}, args), args))(self._keys())
+            return jax.tree.map(lambda x: jnp.std(x, axis=0), draws)
+
+        return jax.jit(unconstrained)(args)
+
+    def _keys(self) -> Array:
+        return jax.random.split(jax.random.PRNGKey(0), 15)
+
+    def _draw(self, key: Array, given: Mapping[str, Any], args: tuple[Any, ...]) -> dict[str, Array]:
+        """A prior draw of the latent sites, some of them given."""
+        run = trace(seed(substitute(self._program, data=given), key))
+        sites = run.get_trace(*args, **self._kwargs)
+        return {k: v["value"] for k, v in sites.items() if v["type"] == "sample" and not v["is_observed"]}

@@ -24,6 +24,25 @@ from hbcal.numerics.collapse import LOG_2PI
 INFLATION = 100.0  # of an outlier's variance
 
 
+def most_outliers[N: (int, np.ndarray)](n_seen: N) -> N:
+    """How many of a star's measurements may be outliers together: one, two of three or more.
+
+    Args:
+        n_seen: measurements of the star, or of each star, at least 1.
+
+    Returns:
+        As many numbers as were given.
+
+    Errors:
+        None.
+
+    Example:
+        >>> most_outliers(np.array([1, 2, 3, 7])).tolist()
+        [1, 1, 2, 2]
+    """
+    return 1 + (n_seen > 2)
+
+
 def hypotheses(n_seen: int) -> np.ndarray:
     """Which measurements of a star may be outliers together: none, each, each pair where there are three or more.
 
@@ -42,7 +61,7 @@ def hypotheses(n_seen: int) -> np.ndarray:
         >>> [len(hypotheses(n)) for n in (1, 2, 3, 7)]
         [2, 3, 7, 29]
     """
-    sets = [c for size in range(1 + (n_seen > 0) + (n_seen > 2)) for c in combinations(range(n_seen), size)]
+    sets = [c for size in range(most_outliers(n_seen) + 1) for c in combinations(range(n_seen), size)]
     out = np.zeros((len(sets), n_seen))
     for row, each in zip(out, sets, strict=True):
         row[list(each)] = 1.0

@@ -1,8 +1,5 @@
 """From files to a catalogue: units, filters, visits, covariates, and what is left out and counted."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -323,11 +320,8 @@ def test_a_survey_without_data_changes_nothing(tmp_path):
 
 @pytest.mark.data
 @pytest.mark.parametrize(("name", "n_star"), [("kepler_giants", 8148), ("seismic_pipelines", 5163)])
-def test_real_catalogues_are_read(name, n_star):
-    folder = Path(os.environ.get("HBCAL_TEST_DATA", "../shared/data")) / "catalogues"
-    if not folder.is_dir():
-        pytest.skip(f"no catalogues in {folder}; set HBCAL_TEST_DATA")
-    cat = observe(hbcal.load_recipe(name), folder)
+def test_real_catalogues_are_read(name, n_star, catalogues):
+    cat = observe(hbcal.load_recipe(name), catalogues)
     assert cat.n_star == n_star
     assert np.isfinite(cat.value).all()
     assert not any("range" in reason for reason in cat.left_out)
