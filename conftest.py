@@ -57,6 +57,16 @@ def tiny_network():
 
 
 @functools.cache
+def tiny_structural():
+    """A small sky of the recipe `pipeline_response`, prepared."""
+    from hbcal import load_recipe, simulate
+    from hbcal.design import prepare
+
+    recipe = load_recipe("pipeline_response")
+    return prepare(recipe, simulate(recipe, seed=1, n_star=120).catalogue)
+
+
+@functools.cache
 def tiny_folder():
     """A folder with the files of `tiny_sky`."""
     from hbcal import simulate
@@ -111,7 +121,7 @@ def _recipe():
 
 @pytest.fixture(autouse=True)
 def _helpers(doctest_namespace):
-    for helper in (tiny_sky, tiny_prepared, tiny_network, tiny_run, tiny_folder, tiny_target):
+    for helper in (tiny_sky, tiny_prepared, tiny_network, tiny_structural, tiny_run, tiny_folder, tiny_target):
         doctest_namespace[helper.__name__] = helper
 
 

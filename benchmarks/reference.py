@@ -24,7 +24,7 @@ from astropy.table import Table
 import hbcal
 
 REAL = ["kepler_giants", "seismic_pipelines"]
-SIMULATED = ["textbook", "demo"]
+SIMULATED = ["textbook", "demo", "pipeline_response"]
 
 
 def reference_of(run: hbcal.Run) -> dict:

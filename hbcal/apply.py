@@ -126,7 +126,7 @@ def fitted_edges(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, su
 
 
 def used_covariates(recipe: Recipe, survey: str, label: str) -> tuple[list[str], list[str]]:
-    """Numeric covariates and categories that the terms of a survey's label depend on.
+    """Numeric covariates and categories that the terms of a survey's label depend on, those that are observed.
 
     Args:
         recipe: any.
@@ -148,6 +148,7 @@ def used_covariates(recipe: Recipe, survey: str, label: str) -> tuple[list[str],
     for terms in (trend_terms, floor_terms):
         for names in terms(recipe, survey, label, empty).covariates:
             used |= dict.fromkeys(names)
+    used = {c: None for c in used if not recipe.covariates[c].true}
     return [c for c in used if not recipe.covariates[c].levels], [c for c in used if recipe.covariates[c].levels]
 
 
@@ -186,7 +187,6 @@ def apply_draws(
     value = np.full((n_row, len(labels)), np.nan)
     covariance = np.full((n_row, len(labels), len(labels)), np.nan)
     columns: dict[str, np.ndarray] = {}
-    reason = np.array(target.reason, dtype=object)
     outside = np.zeros(n_row)
     answered = np.zeros(n_row, bool)
     for label in labels:
@@ -195,7 +195,7 @@ def apply_draws(
     why: dict[str, np.ndarray] = {}
     edge: dict[str, np.ndarray] = {}
     for label, d in drawn.items():
-        ok, why[label], far = _answerable(recipe, catalogue, target, d)
+        ok, why[label], far = answerable(recipe, catalogue, target, d)
         edges = fitted_edges(recipe, posterior, catalogue, survey=d.survey, label=label)
         found, edge[label] = _columns(d, target, label, ok, edges)
         columns |= found
@@ -205,13 +205,8 @@ def apply_draws(
     for start in range(0, n_row, CHUNK):
         rows = slice(start, start + CHUNK)
         _covariances(drawn, target, rows, columns, edge, value, covariance)
-    for i in range(n_row):
-        if not reason[i]:
-            said = list(dict.fromkeys(w[i] for w in why.values() if w[i]))
-            # a long table has one label per row: the other labels' absence is no reason
-            reason[i] = "" if answered[i] and target.one_label else "; ".join(said)
     columns["extrapolated"] = np.where(answered, outside, np.nan)
-    columns["reason"] = reason
+    columns["reason"] = explain(target, why, answered)
     units = {
         name: recipe.unit(label)
         for label in labels
@@ -221,10 +216,56 @@ def apply_draws(
     return Applied(target.star, columns, units, value, covariance, labels, target.survey, scale)
 
 
-def _answerable(
+def explain(target: Target, why: Mapping[str, np.ndarray], answered: np.ndarray) -> np.ndarray:
+    """Why a row, or a label of it, has no answer.
+
+    Args:
+        target: the rows.
+        why: label -> reason of each row, (n_row,), "" where it has an answer.
+        answered: rows with an answer for any label.
+
+    Returns:
+        (n_row,) str.
+
+    Errors:
+        None.
+
+    Example:
+        >>> explain(tiny_target(), {"fe_h": np.array(["", "no fe_h", ""], object)}, np.ones(3, bool)).tolist()
+        ['', 'no fe_h', '']
+    """
+    reason = np.array(target.reason, dtype=object)
+    for i in range(len(reason)):
+        if not reason[i]:
+            said = list(dict.fromkeys(w[i] for w in why.values() if w[i]))
+            # a long table has one label per row: the other labels' absence is no reason
+            reason[i] = "" if answered[i] and target.one_label else "; ".join(said)
+    return reason
+
+
+def answerable(
     recipe: Recipe, catalogue: Catalogue, target: Target, d: Draws
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which rows have an answer, why the others have none, and how far outside the fitted stars each lies."""
+    """Which rows have an answer, why the others have none, and how far outside the fitted stars each lies.
+
+    Args:
+        recipe, catalogue: of the run.
+        target: the rows.
+        d: draws of the label.
+
+    Returns:
+        (n_row,) bool, (n_row,) str, (n_row,) dimensionless, in observed covariates; NaN without an answer.
+
+    Errors:
+        None.
+
+    Example:
+        >>> from hbcal.draws import draws_of
+        >>> run = tiny_run()
+        >>> d = draws_of(run.recipe, run.posterior, "s1", "fe_h")
+        >>> answerable(run.recipe, run.catalogue, tiny_target(), d)[0].tolist()
+        [True, True, True]
+    """
     n_row = len(target.star)
     y = target.value[d.label]
     why = np.full(n_row, "", dtype=object)
@@ -324,7 +365,7 @@ def calibration_covariance(
     d = draws_of(recipe, posterior, target.survey, label) if label in posterior["label"].values else None
     if d is None or label not in target.value:
         raise HbcalError(f"The run did not calibrate {label!r} of survey {target.survey!r}, or the table lacks it.")
-    ok = _answerable(recipe, catalogue, target, d)[0]
+    ok = answerable(recipe, catalogue, target, d)[0]
     found, edge = _columns(d, target, label, ok, fitted_edges(recipe, posterior, catalogue, target.survey, label))
     shift = d.shift(target.x)
     shift = np.where(ok[:, None], shift - shift.mean(1, keepdims=True), np.nan)

@@ -39,24 +39,9 @@ class Builder:
         rows = np.flatnonzero((cat.label == cat.labels.index(label)) & self.votes)
         seen = np.bincount(cat.star[rows], minlength=cat.n_star)
         rows = rows[seen[cat.star[rows]] > 1]  # one measurement ties nothing
-        order = np.lexsort((cat.survey[rows], cat.star[rows]))
-        rows = rows[order]
-        anchors = {cat.surveys.index(s) for s in self.anchors[label]}
-        present = [s for s in range(len(cat.surveys)) if (cat.survey[rows] == s).any()]
-        free = [s for s in present if s not in anchors]
-        visit = _visits(cat.star[rows], cat.survey[rows])
-        slots = [
-            (s, v)
-            for s in free + [s for s in present if s in anchors]
-            for v in range(visit[cat.survey[rows] == s].max() + 1)
-        ]
-        n_free = sum(s in free for s, _ in slots)
-
-        stars, position = np.unique(cat.star[rows], return_inverse=True)
-        table = np.full((len(stars), len(slots)), -1)
-        slot_of = {slot: j for j, slot in enumerate(slots)}
-        table[position, [slot_of[s, v] for s, v in zip(cat.survey[rows], visit, strict=True)]] = rows
-
+        stars = np.unique(cat.star[rows])
+        slots, n_free, table = self.layout(label, rows, stars)
+        free = list(dict.fromkeys(s for s, _ in slots[:n_free]))
         per = {s: trend_terms(recipe, cat.surveys[s], label, cat.x[stars, s]) for s in free}
         local = list(dict.fromkeys(name for t in per.values() for name in t.names))
         self.terms += [name for name in local if name not in self.terms]
@@ -69,13 +54,32 @@ class Builder:
         fixed, learnt = self._scales(label, group)
         blocks, values, where = [], [], []
         for mask, keep_terms in self._strata(local, per, cat.x[stars][:, free[0]] if free else cat.x[stars, 0]):
-            block = self._block(label, stars[mask], table[mask], slots, n_free, keep_terms, coefficient, n_coef)
+            block = self.block(label, stars[mask], table[mask], slots, n_free, keep_terms, coefficient, n_coef)
             blocks.append(block)
             at = table[mask]
             values.append(np.where(at >= 0, cat.value[at], 0.0).ravel())
             where.append(at.ravel())
         out = Label(tuple(blocks), np.asarray(weight), fixed, learnt, label)
         return out, np.concatenate(values), np.concatenate(where), expand
+
+    def layout(self, label: str, rows: np.ndarray, stars: np.ndarray) -> tuple[list[tuple[int, int]], int, np.ndarray]:
+        """Slots (survey, visit), calibrated surveys first; how many are theirs; each star's catalogue rows, or -1."""
+        cat = self.catalogue
+        rows = rows[np.lexsort((cat.survey[rows], cat.star[rows]))]
+        anchors = {cat.surveys.index(s) for s in self.anchors[label]}
+        present = [s for s in range(len(cat.surveys)) if (cat.survey[rows] == s).any()]
+        free = [s for s in present if s not in anchors]
+        visit = _visits(cat.star[rows], cat.survey[rows])
+        slots = [
+            (s, v)
+            for s in free + [s for s in present if s in anchors]
+            for v in range(visit[cat.survey[rows] == s].max() + 1)
+        ]
+        table = np.full((len(stars), len(slots)), -1)
+        slot_of = {slot: j for j, slot in enumerate(slots)}
+        at = [slot_of[s, v] for s, v in zip(cat.survey[rows], visit, strict=True)]
+        table[np.searchsorted(stars, cat.star[rows]), at] = rows
+        return slots, sum(s in free for s, _ in slots), table
 
     def _coefficients(self, label, free, per):
         """Free coefficients: one per (survey, term), or a zero-sum basis over the surveys where the gauge asks."""
@@ -132,13 +136,14 @@ class Builder:
         lost = np.isnan(code).any(1)  # stars whose free surveys are all missing: they constrain noise only
         return out + ([(lost, [])] if lost.any() else [])
 
-    def _block(self, label, stars, table, slots, n_free, keep_terms, coefficient, n_coef):
+    def block(self, label, stars, table, slots, n_free, keep_terms, coefficient, n_coef) -> Block:
+        """Some stars of a label, as `layout` lays them out, with some of its terms."""
         cat = self.catalogue
         seen = table >= 0
         error = np.where(seen, cat.error[table], np.nan)
         phi = np.zeros((len(stars), n_free, len(keep_terms)))
         spread = np.zeros((n_free, len(keep_terms), n_coef))
-        psi = np.zeros((len(stars), len(slots), 0))
+        psi = np.zeros((len(stars), len(slots), len(self.floor_names)))
         scale_of, floor_of = [], []
         for j, (s, _) in enumerate(slots):
             survey, spec = cat.surveys[s], self.recipe.surveys[cat.surveys[s]]

@@ -13,6 +13,7 @@ from hbcal.check.coverage import Coverage, coverage
 from hbcal.draws import label_draws
 from hbcal.predict import FEW_DRAWS, predictive, told_by
 from hbcal.run import Run
+from hbcal.solve import beside
 
 LEAST = 50
 
@@ -61,6 +62,7 @@ def check_run(run: Run) -> Checked:
     cat = run.catalogue
     for l, label in enumerate(cat.labels):
         drawn = {s: d.thinned(FEW_DRAWS) for s, d in label_draws(run.recipe, run.posterior, label).items()}
+        more = [d.thinned(FEW_DRAWS) for d in beside(run.recipe, run.posterior, label)]
         for survey, d in drawn.items():
             s = cat.surveys.index(survey)
             rows = np.flatnonzero((cat.survey == s) & (cat.label == l))
@@ -69,7 +71,7 @@ def check_run(run: Run) -> Checked:
                 continue
             rows = np.random.default_rng(0).permutation(rows)[:20000]
             star = cat.star[rows]
-            found = predictive(cat, others, d, star, cat.error[rows])
+            found = predictive(cat, others, d, star, cat.error[rows], more)
             below = np.clip(found.whole.cdf(cat.value[rows]), 1e-12, 1.0 - 1e-12)
             z = np.where(found.count > 0, ndtri(below), np.nan)
             groups = {f"{survey} {label}": np.ones(len(rows), bool)}

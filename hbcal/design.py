@@ -12,6 +12,7 @@ from hbcal.blocks import Builder
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.overlap import Overlap, overlap
 from hbcal.distributions.flat_stars import Block
+from hbcal.groups import NO_GROUPS, Groups, overlap_groups, refuse_without_anchor, with_true_labels
 from hbcal.programs.crosscal import Design
 from hbcal.recipe import Recipe
 from hbcal.terms import floor_terms, trend_terms
@@ -33,6 +34,7 @@ class Prepared:
         scales: name of each learnt prior sd.
         rates: (survey, label) of each outlier rate: of all measurements that may be outliers.
         alone: (survey, label) that dependent surveys report too, but no other voting survey that shares stars.
+        groups: stars by the surveys that saw them, where the program describes populations.
     """
 
     recipe: Recipe
@@ -49,6 +51,7 @@ class Prepared:
     scales: tuple[str, ...]
     rates: tuple[tuple[str, str], ...]
     alone: tuple[tuple[str, str], ...]
+    groups: Groups
 
 
 def anchors_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
@@ -83,7 +86,7 @@ def prepare(recipe: Recipe, catalogue: Catalogue) -> Prepared:
 
     Errors:
         HbcalError for surveys that cannot be tied, a covariate that is missing or constant for every star, a label
-        without stars.
+        without stars, or without an anchor where the program needs one.
 
     Example:
         >>> prepared = prepare(tiny_run().recipe, tiny_sky().catalogue)
@@ -93,10 +96,14 @@ def prepare(recipe: Recipe, catalogue: Catalogue) -> Prepared:
         (2, 3)
     """
     anchors = anchors_of(recipe)
-    catalogue = _usable(recipe, catalogue, anchors)
+    catalogue = with_true_labels(recipe, _usable(recipe, catalogue, anchors))
     known = {(s, l) for l, who in anchors.items() for s in who if not recipe.surveys[s].free}
     votes = voting(recipe, catalogue)
     graph = overlap(catalogue.select(votes), anchors, known)
+    groups = NO_GROUPS
+    if recipe.program == "crosscal_structural":
+        refuse_without_anchor(recipe, graph)
+        groups = overlap_groups(recipe, catalogue, graph)
     _refuse_own_scale(recipe, catalogue, votes)
     builder = Builder(recipe, catalogue, graph, anchors, votes)
     built = [builder.label(label) for label in graph.fitted]
@@ -120,6 +127,7 @@ def prepare(recipe: Recipe, catalogue: Catalogue) -> Prepared:
         tuple(b[2] for b in built), expand, tuple(builder.terms), tuple(builder.floor_names),
         tuple(builder.error_scales), tuple(builder.floors), tuple(builder.scales),
         _rates(recipe, catalogue, [b[2] for b in built]), _alone(recipe, catalogue, graph),
+        groups,
     )  # fmt: skip
 
 
@@ -205,7 +213,7 @@ def _check_covariates(recipe: Recipe, survey: str, label: str, x: np.ndarray, re
     }
     keep = np.ones(len(x), bool)
     for c, (name, spec) in enumerate(recipe.covariates.items()):
-        if name not in used:
+        if name not in used or spec.true:
             continue
         missing = np.isnan(x[:, c])
         unknown = (x[:, c] < 0) if spec.levels else np.zeros(len(x), bool)
@@ -302,4 +310,25 @@ def named_quantities(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[s
         out["outlier_rate"] = np.full(shape, np.nan)
         for j, (survey, label) in enumerate(prepared.rates):
             out["outlier_rate"][..., cat.surveys.index(survey), cat.labels.index(label)] = sites["outlier_rate"][..., j]
+    return out | _populations(prepared, sites)
+
+
+def _populations(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Mean, sd and correlation of the true labels of each group; NaN for labels that its stars have not."""
+    if not prepared.groups.names:
+        return {}
+    n_label = len(prepared.catalogue.labels)
+    at = [prepared.catalogue.labels.index(label) for label in prepared.overlap.fitted]
+    mean, sd = sites["population_mean"], sites["population_sd"]
+    one = np.ones((*mean.shape[:2], 1, 1))
+    root = np.stack([sites.get(f"corr_{name}", one) for name in prepared.groups.names], axis=2)
+    wide = np.full((*mean.shape[:3], n_label), np.nan)
+    corr = np.full((*mean.shape[:3], n_label, n_label), np.nan)
+    out = {"population_mean": wide, "population_sd": wide.copy(), "population_corr": corr}
+    out["population_mean"][..., at], out["population_sd"][..., at] = mean, sd
+    corr[..., np.array(at)[:, None], at] = root @ np.swapaxes(root, -1, -2)
+    hidden = ~prepared.groups.measured
+    for values in (out["population_mean"], out["population_sd"]):
+        values[:, :, hidden] = np.nan
+    corr[:, :, hidden[:, :, None] | hidden[:, None, :]] = np.nan
     return out

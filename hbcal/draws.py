@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from hbcal.recipe import Recipe
-from hbcal.terms import Terms, floor_terms, trend_terms
+from hbcal.terms import Terms, floor_terms, trend_terms, true_slopes
 
 MOST_DRAWS = 500
 
@@ -77,6 +77,13 @@ class Draws:
         if self.coefficient is None:
             return np.zeros((len(x), n_draw))
         return self.terms(x).values @ self.coefficient.T
+
+    def slopes(self, x: np.ndarray) -> np.ndarray:
+        """How that grows with each true label, (n_row, n_label, n_draw); `shift` is at their reference."""
+        n_draw = len(self.error_scale)
+        if self.coefficient is None:
+            return np.zeros((len(x), len(self.recipe.labels), n_draw))
+        return np.einsum("ntl,dt->nld", true_slopes(self.recipe, self.survey, self.label, x), self.coefficient)
 
     def noise(self, x: np.ndarray, error: np.ndarray) -> np.ndarray:
         """Noise sd of a measurement, sqrt((a e)^2 + tau(x)^2), (n_row, n_draw); a missing error counts as none."""

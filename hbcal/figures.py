@@ -9,6 +9,7 @@ import numpy as np
 
 from hbcal.draws import label_draws
 from hbcal.predict import FEW_DRAWS, told_by, true_label
+from hbcal.solve import beside, measured_by, solve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,10 +108,9 @@ def before_after(run: Run, path: Path) -> None:
         s, l = cat.surveys.index(survey), cat.labels.index(label)
         rows = np.flatnonzero((cat.survey == s) & (cat.label == l))
         rows = rng.permutation(rows)[:3000]
-        truth = true_label(cat, others, label, cat.star[rows])
-        keep = truth.count > 0
-        rows, z = rows[keep], truth.z.centre()[keep]
-        shift = d.shift(cat.x[cat.star[rows], s]).mean(1)
+        z, shift = _truth_and_shift(run, others, d, cat.star[rows], cat.x[cat.star[rows], s])
+        keep = np.isfinite(z) & np.isfinite(shift)
+        rows, z, shift = rows[keep], z[keep], shift[keep]
         y = cat.value[rows]
         ax.plot(z, y - z, ".", ms=2, color="0.7", label="before", rasterized=True)
         ax.plot(z, y - shift - z, ".", ms=2, color=INK, label="after", rasterized=True)
@@ -123,3 +123,16 @@ def before_after(run: Run, path: Path) -> None:
         ax.set_ylabel(f"{survey} minus others")
         ax.legend(loc="upper right", fontsize=8, markerscale=4)
     figure.savefig(path, dpi=120)
+
+
+def _truth_and_shift(run, others, d, star, x) -> tuple[np.ndarray, np.ndarray]:
+    """The true label from the other sources, and what the survey adds to it; NaN where they say nothing."""
+    cat = run.catalogue
+    if run.recipe.program != "crosscal_structural":
+        truth = true_label(cat, others, d.label, star)
+        return np.where(truth.count > 0, truth.z.centre(), np.nan), d.shift(x).mean(1)
+    more = [each.thinned(FEW_DRAWS) for each in beside(run.recipe, run.posterior, d.label)]
+    stars, position = np.unique(star, return_inverse=True)
+    solved = solve(measured_by(cat, [*others.values(), *more], stars), len(stars)).rows(position)
+    z = solved.mean[:, :, cat.labels.index(d.label)]
+    return z.mean(1), (solved.reported(d.thinned(FEW_DRAWS), x)[0] - z).mean(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -12,9 +12,11 @@ import xarray as xr
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Query
 from hbcal.draws import Draws, label_draws
+from hbcal.groups import depends_on_true
 from hbcal.mixture import CHUNK, Mixture
 from hbcal.numerics.outliers import outlier_log_joint, true_value
 from hbcal.recipe import Recipe
+from hbcal.solve import beside, measured_by, solve
 
 PIECE = 2**17
 FEW_DRAWS = 100  # where every draw comes with all hypotheses about outliers
@@ -30,6 +32,8 @@ class Predicted:
 
 def predict_draws(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, query: Query) -> Predicted:
     """y_new = z_i + delta_s + beta_s . phi(x_is) + noise, with z_i from every measurement of the star in the run.
+
+    Where phi depends on true labels, z_i is the vector of them that `hbcal.solve.solve` finds.
 
     Per draw, z_i ~ N(sum_t w_t r_t / W, 1 / W) with r_t = y_t - shift_t and w_t = 1 / noise_t^2; the new measurement
     adds its own shift and noise. With outliers z_i is a mixture over which of the measurements are, and the quantiles
@@ -72,6 +76,7 @@ def predict_draws(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, q
         drawn = label_draws(recipe, posterior, label)
         if any(d.rate.any() for d in drawn.values()):
             drawn = {s: d.thinned(FEW_DRAWS) for s, d in drawn.items()}
+        others = beside(recipe, posterior, label)
         for survey in sorted({s for s, l in pairs if l == label}):
             rows = np.flatnonzero(open_rows & (query.survey == survey) & (query.label == label))
             if survey not in drawn:
@@ -80,7 +85,7 @@ def predict_draws(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, q
             told = told_by(recipe, drawn, survey, label)
             for start in range(0, len(rows), CHUNK):
                 at = rows[start : start + CHUNK]
-                reason[at] = _answer(catalogue, told, drawn[survey], star[at], query, at, out)
+                reason[at] = _answer(catalogue, told, others, drawn[survey], star[at], query, at, out)
     columns = {"star": query.star, "survey": query.survey, "label": query.label, **out, "reason": reason}
     return Predicted(columns)
 
@@ -263,8 +268,9 @@ class Predictive:
 
 
 def predictive(
-    catalogue: Catalogue, told: Mapping[str, Draws], d: Draws, star: np.ndarray, error: np.ndarray
-) -> Predictive:
+    catalogue: Catalogue, told: Mapping[str, Draws], d: Draws, star: np.ndarray, error: np.ndarray,
+    others: Sequence[Draws] = (),
+) -> Predictive:  # fmt: skip
     """What a survey would report for some stars.
 
     Args:
@@ -273,6 +279,7 @@ def predictive(
         d: draws of the survey asked about; of a dependent one with what it takes from its parents.
         star: star numbers, (n,).
         error: of the measurements to be, label unit, NaN for none.
+        others: draws of the other labels, where a label may depend on them.
 
     Returns:
         `Predictive`.
@@ -287,8 +294,16 @@ def predictive(
         >>> bool(what.core.spread()[0] > 0.05)
         True
     """
-    truth = true_label(catalogue, told, d.label, star)
     x = catalogue.x[star, catalogue.surveys.index(d.survey)]
+    if d.recipe.program == "crosscal_structural":
+        stars, position = np.unique(star, return_inverse=True)
+        z = solve(measured_by(catalogue, [*told.values(), *others], stars), len(stars)).rows(position)
+        mean, sd = z.reported(d, x)
+        whole = Mixture.of_draws(mean, np.hypot(sd, d.noise(x, error)))
+        return Predictive(
+            whole, whole, np.where(np.isfinite(mean[:, 0]), z.count[:, catalogue.labels.index(d.label)], 0)
+        )
+    truth = true_label(catalogue, told, d.label, star)
     shift, noise = d.shift(x), d.noise(x, error)
     own = truth.z.measured(shift, noise)
     if d.inherited is None:
@@ -312,17 +327,18 @@ def _mixed(z, own, shift, noise, values, seen, d):
     return core, core.blunders(noise, d.rate)
 
 
-def _answer(catalogue, told, d, star, query, at, out) -> np.ndarray:
+def _answer(catalogue, told, others, d, star, query, at, out) -> np.ndarray:
     """Fill the rows `at` of `out`; returns the reasons."""
     reason = np.full(len(star), "", dtype=object)
     s, l = catalogue.surveys.index(d.survey), catalogue.labels.index(d.label)
     own = catalogue.error[(catalogue.survey == s) & (catalogue.label == l)]
     typical = np.nanmedian(own) if np.isfinite(own).any() else np.nan
     error = np.where(np.isnan(query.error[at]), typical, query.error[at])
-    found = predictive(catalogue, told, d, star, error)
-    reason[found.count == 0] = f"no measurement of {d.label} for this star"
+    found = predictive(catalogue, told, d, star, error, others)
+    needs = ", ".join(dict.fromkeys((d.label, *depends_on_true(d.recipe, d.survey, d.label))))
+    reason[found.count == 0] = f"no measurement of {needs} for this star"
     x = catalogue.x[star, s]
-    covariates = sorted({c for names in d.terms(x).covariates for c in names})
+    covariates = sorted({c for names in d.terms(x).covariates for c in names if not d.recipe.covariates[c].true})
     for c in covariates:
         bad = np.isnan(x[:, catalogue.covariates.index(c)]) & (reason == "")
         reason[bad] = f"covariate {c} of {d.survey} is missing for this star"

@@ -14,8 +14,10 @@ from hbcal.design import Prepared, prepare
 from hbcal.infer.optimise import Mode
 from hbcal.infer.task import Task
 from hbcal.programs.crosscal_robust import RobustDesign, RobustPriors, crosscal_robust, outlier_stars
+from hbcal.programs.crosscal_structural import StructuralPriors, crosscal_structural
 from hbcal.start import Start, collapsed_task, find_start, ring_of, rough_start
 from hbcal.strata import robust
+from hbcal.structural import Structural, structural
 
 FAR = 5.0  # sd beyond which a measurement does not help to find where a robust fit starts
 MOST_DRAWS = 200
@@ -154,6 +156,72 @@ def robust_start(prepared: Prepared) -> tuple[Prepared, Start]:
     return prepared, Start(found, mode.inverse_mass(), np.zeros(0, int), mode.converged)
 
 
+def structural_task(
+    prepared: Prepared, sites: Mapping[str, np.ndarray], inverse_mass: np.ndarray | None = None
+) -> Task:
+    """`crosscal_structural` with its data; coordinates as in `hbcal.start.collapsed_task`.
+
+    Args:
+        prepared, sites, inverse_mass: as there.
+
+    Returns:
+        `Task`.
+
+    Errors:
+        None.
+
+    Example:
+        >>> structural_task(tiny_structural(), {}).program.__name__
+        'crosscal_structural'
+    """
+    spec, posed = prepared.recipe.priors, structural(prepared)
+    priors = StructuralPriors(spec.error_scale, spec.floor_trend)
+    return Task(
+        crosscal_structural, (posed.design, posed.y), {"priors": priors}, sites, None, inverse_mass, fold=("floor",),
+        ring=ring_of(prepared),
+    )  # fmt: skip
+
+
+def structural_start(prepared: Prepared) -> tuple[Prepared, Start]:
+    """The mode of `crosscal_structural`, searched from least squares without trends in true labels.
+
+    Args:
+        prepared: design and data.
+
+    Returns:
+        The same, nothing is clipped; `Start`.
+
+    Errors:
+        None.
+
+    Example:
+        >>> sorted(structural_start(tiny_structural())[1].sites)[-3:]
+        ['floor', 'population_mean', 'population_sd']
+    """
+    begin = rough_start(prepared, FAR)
+    begin |= _rough_populations(prepared, structural(prepared))
+    task = structural_task(prepared, begin)
+    mode = Mode(task)
+    sites = mode(task.args)
+    return prepared, Start(
+        {k: np.asarray(sites[k]) for k in begin}, mode.inverse_mass(), np.zeros(0, int), mode.converged
+    )
+
+
+def _rough_populations(prepared: Prepared, posed: Structural) -> dict[str, np.ndarray]:
+    """Mean and scatter of what was measured of each group's stars."""
+    cat, design = prepared.catalogue, posed.design
+    mean = np.tile(np.asarray(design.centre, float), (len(posed.rows), 1))
+    sd = np.tile(np.asarray(design.scale, float), (len(posed.rows), 1))
+    for g, rows in enumerate(posed.rows):
+        for l, label in enumerate(prepared.overlap.fitted):
+            values = cat.value[rows[(rows >= 0) & (cat.label[rows] == cat.labels.index(label))]]
+            if len(values) > 1:
+                mean[g, l], sd[g, l] = np.median(values), max(values.std(), 1e-3 * sd[g, l])
+    corr = {f"corr_{group.name}": np.eye(mean.shape[1]) for group in design.groups if mean.shape[1] > 1}
+    return {"population_mean": mean, "population_sd": sd, **corr}
+
+
 def outlier_probability(prepared: Prepared, sites: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """Posterior probability of every measurement to be an outlier: its responsibility, averaged over the draws.
 
@@ -213,4 +281,5 @@ class Way:
 PROGRAMS = {
     "crosscal": Way(collapsed_task, clipped_start),
     "crosscal_robust": Way(robust_task, robust_start),
+    "crosscal_structural": Way(structural_task, structural_start),
 }

@@ -48,6 +48,7 @@ def check_recipe(recipe: Recipe) -> None:
     for entry in recipe.data:
         _check_data(recipe, entry)
     _check_terms(recipe)
+    _check_structural(recipe)
     _check_sampling(recipe)
     _check_simulate(recipe, recipe.simulate)
 
@@ -87,12 +88,17 @@ def _check_labels(recipe: Recipe) -> None:
 
 def _check_covariates(recipe: Recipe) -> None:
     for name, covariate in recipe.covariates.items():
-        _known(filter(None, (covariate.own, covariate.consensus)), recipe.labels, "label", f"covariate {name!r}")
+        _known(
+            filter(None, (covariate.own, covariate.consensus, covariate.true)),
+            recipe.labels,
+            "label",
+            f"covariate {name!r}",
+        )
         _positive(covariate.scale, f"The scale of covariate {name!r}")
         _ordered(covariate.range, f"Covariate {name!r}")
         if not math.isfinite(covariate.centre):
             raise HbcalError(f"The centre of covariate {name!r} is {covariate.centre}: it must be finite.")
-        kinds = [k for k in ("own", "consensus", "levels", "bits") if getattr(covariate, k)]
+        kinds = [k for k in ("own", "consensus", "true", "levels", "bits") if getattr(covariate, k)]
         if len(kinds) > 1:
             raise HbcalError(f"Covariate {name!r} has {' and '.join(kinds)}: it can be of one kind only.")
         if covariate.missing and not covariate.levels:
@@ -166,13 +172,73 @@ def _check_terms(recipe: Recipe) -> None:
         _one_scale({"sd": trend.sd, "scale": trend.scale}, "A trend of the recipe", "sd and scale, in the label's unit")
 
 
+def _check_structural(recipe: Recipe) -> None:
+    """Trends in true labels belong to one program, and that program needs to know where the true labels are."""
+    true = {name: spec.true for name, spec in recipe.covariates.items() if spec.true}
+    if recipe.program != "crosscal_structural":
+        if true:
+            raise HbcalError(
+                f"Covariate {some(true)} is a true label, but {recipe.program} takes covariates as observed: set "
+                'program = "crosscal_structural", or use own or consensus.'
+            )
+        return
+    for name, label in recipe.labels.items():
+        if not any(name in survey.anchor for survey in recipe.surveys.values()):
+            raise HbcalError(
+                f"Label {name!r} has no anchor: without one the slopes of crosscal_structural run away; declare a "
+                "survey its anchor, or use crosscal."
+            )
+        where = f"The population of label {name!r} is {list(label.population)}"
+        if not (math.isfinite(label.population[0]) and 0 < label.population[1] < math.inf):
+            raise HbcalError(f"{where}: crosscal_structural needs [centre, scale] in {label.unit}, scale positive.")
+    for survey, said in recipe.surveys.items():
+        kinds = [kind for kind in ("depends_on", "own_scale") if getattr(said, kind)]
+        if kinds:
+            raise HbcalError(f"Survey {survey!r} has {some(kinds)}, which crosscal_structural does not know: drop it.")
+    for name, spec in recipe.covariates.items():
+        kind = next((k for k in ("own", "consensus") if getattr(spec, k)), "")
+        if kind or _is_measurement(recipe, name):
+            raise HbcalError(
+                f"Covariate {name!r} is {'a measurement' if not kind else kind + ' ' + repr(getattr(spec, kind))}: "
+                "crosscal_structural describes how measurements come about and cannot condition on one; use true."
+            )
+    twice = [label for label in recipe.labels if list(true.values()).count(label) > 1]
+    if twice:
+        raise HbcalError(f"Two covariates are the true label {some(twice)}: keep one.")
+    for floor in recipe.floor:
+        _refuse_true(
+            floor.covariates, true, "A floor of the recipe", "crosscal_structural needs floors in what is observed"
+        )
+    for trend in recipe.trend:
+        if trend.basis != "polynomial" or trend.options.get("degree", 1) != 1 or "hold" in trend.options:
+            _refuse_true(
+                trend.covariates, true, "A trend of the recipe that is not linear",
+                'crosscal_structural can only take basis = "polynomial" with degree = 1 and no hold there',
+            )  # fmt: skip
+
+
+def _refuse_true(covariates: Iterable[str], true: Mapping[str, str], where: str, why: str) -> None:
+    for name in covariates:
+        if name in true:
+            raise HbcalError(f"{where} depends on {name!r}, the true {true[name]}: {why}.")
+
+
+def _is_measurement(recipe: Recipe, covariate: str) -> bool:
+    """Whether a covariate is read from a column that is a measurement too."""
+    for entry in recipe.data:
+        spec = entry.covariates.get(covariate)
+        if spec is not None and any(spec.column == m.value for m in entry.measurements):
+            return True
+    return False
+
+
 def _check_sampling(recipe: Recipe) -> None:
     _positive(recipe.priors.error_scale, "The recipe's prior error_scale")
     _positive(recipe.priors.floor_trend, "The recipe's prior floor_trend")
     if not 0 < recipe.priors.outlier_rate < 0.5:
         raise HbcalError(f"The recipe's prior outlier_rate is {recipe.priors.outlier_rate}: give a share, 0 to 0.5.")
-    if recipe.clip and recipe.program == "crosscal_robust":
-        raise HbcalError(f"The recipe clips at {recipe.clip:g}, but crosscal_robust keeps all measurements: drop it.")
+    if recipe.clip and recipe.program != "crosscal":
+        raise HbcalError(f"The recipe clips at {recipe.clip:g}, but {recipe.program} keeps all measurements: drop it.")
     if not 0 <= recipe.clip < math.inf:
         raise HbcalError(f"The recipe's clip is {recipe.clip}: it must be 0 (off) or positive.")
     sampling = recipe.sampling

@@ -11,7 +11,8 @@ from typing import Any, Literal
 class LabelSpec:
     """A label: its unit, what can be true of it, and the scale of its priors in that unit.
 
-    Exactly one of `offset_sd` (the prior sd itself) and `offset_scale` (half-normal scale of a learnt sd).
+    Exactly one of `offset_sd` (the prior sd itself) and `offset_scale` (half-normal scale of a learnt sd). For
+    crosscal_structural alone, `population`: [centre, scale], about where the stars' true values lie and how wide.
     """
 
     unit: str
@@ -19,6 +20,7 @@ class LabelSpec:
     offset_sd: float = 0.0
     offset_scale: float = 0.0
     floor_scale: float = 0.1
+    population: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,9 @@ class CovariateSpec:
     """Something observed that offsets or floors may depend on.
 
     Numeric: u = (x - centre) / scale, from a column, or ``own`` (the value of that label the same survey reports), or
-    ``consensus`` (median over the surveys of that label). Category: `levels`, and `missing` names the level of the
-    stars without one. Flag: 1 where any of `bits` is set in an integer column.
+    ``consensus`` (median over the surveys of that label), or ``true`` (the star's true value of that label, which
+    crosscal_structural infers). Category: `levels`, and `missing` names the level of the stars without one. Flag: 1
+    where any of `bits` is set in an integer column.
     """
 
     unit: str = ""
@@ -52,6 +55,7 @@ class CovariateSpec:
     range: tuple[float, float] = (-float("inf"), float("inf"))
     own: str = ""
     consensus: str = ""
+    true: str = ""
     levels: tuple[str, ...] = ()
     missing: str = ""
     bits: tuple[int, ...] = ()
@@ -180,7 +184,7 @@ class Recipe:
     labels: Mapping[str, LabelSpec]
     surveys: Mapping[str, SurveySpec]
     data: tuple[DataSpec, ...]
-    program: Literal["crosscal", "crosscal_robust"] = "crosscal"
+    program: Literal["crosscal", "crosscal_robust", "crosscal_structural"] = "crosscal"
     covariates: Mapping[str, CovariateSpec] = field(default_factory=dict)
     trend: tuple[TrendSpec, ...] = ()
     floor: tuple[FloorSpec, ...] = ()

@@ -17,9 +17,10 @@ from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Query, Target, read_query, read_target
 from hbcal.catalogue.write import check_file, write_table
 from hbcal.infer.diagnose import table
+from hbcal.invert import invert_draws, inverted_covariance
 from hbcal.predict import Predicted, predict_draws
 from hbcal.recipe import Recipe, load_recipe
-from hbcal.tree import catalogue_of
+from hbcal.tree import IN_LABEL_UNITS, catalogue_of
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ class Run:
             ([nan], ['not a row of s1'])
         """
         target = source if isinstance(source, Target) else self.read(source, survey)
-        return apply_draws(self.recipe, self.posterior, self.catalogue, target, self.scale)
+        put = invert_draws if self.recipe.program == "crosscal_structural" else apply_draws
+        return put(self.recipe, self.posterior, self.catalogue, target, self.scale)
 
     def read(self, source: str | Path, survey: str) -> Target:
         """Read a table of a survey's rows, as `apply` does; see `hbcal.catalogue.target.read_target`."""
@@ -150,7 +152,8 @@ class Run:
             (3, 3)
         """
         target = source if isinstance(source, Target) else self.read(source, survey)
-        return calibration_covariance(self.recipe, self.posterior, self.catalogue, target, label)
+        shared = inverted_covariance if self.recipe.program == "crosscal_structural" else calibration_covariance
+        return shared(self.recipe, self.posterior, self.catalogue, target, label)
 
     def write_summary(self, path: Path) -> None:
         """Write mean, sd, quantiles and diagnostics of every quantity as ECSV.
@@ -184,10 +187,10 @@ class Run:
                     continue
                 where = {d: str(self.posterior[d].values[i]) for d, i in zip(dims, at, strict=True)}
                 label = where.get("label", "")
-                unit = self.recipe.unit(label) if label and name in ("offset", "trend", "floor") else ""
+                unit = self.recipe.unit(label) if label and name in IN_LABEL_UNITS else ""
                 row = {
                     "quantity": str(name), "survey": where.get("survey", ""), "label": label,
-                    "term": where.get("term", where.get("floor_term", where.get("scale", ""))), "unit": unit,
+                    "term": " ".join(v for d, v in where.items() if d not in ("survey", "label")), "unit": unit,
                     "mean": draws.mean(), "sd": draws.std(),
                     **dict(zip(LEVELS, np.quantile(draws, tuple(LEVELS.values())), strict=True)),
                     **{k: float(v[at]) for k, v in stats[str(name)].items()},

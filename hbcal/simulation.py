@@ -25,7 +25,8 @@ from hbcal.folder import check_out, write_text
 from hbcal.numerics.outliers import INFLATION, most_outliers
 from hbcal.problem import task_of
 from hbcal.recipe import Recipe, load_recipe
-from hbcal.tree import DIMS
+from hbcal.terms import true_reference
+from hbcal.tree import DIMS, axes
 
 
 @dataclass(frozen=True)
@@ -157,11 +158,7 @@ def _truth(prepared: Prepared, seed: int, values: Mapping[str, Any]) -> xr.Datas
     run = trace(seeded(task.program, jax.random.PRNGKey(seed))).get_trace(task.args[0], **task.kwargs)
     sites = {k: np.asarray(v["value"])[None, None] for k, v in run.items() if v["type"] == "sample" and k[:2] != "y_"}
     quantities = named_quantities(prepared, sites)
-    cat = prepared.catalogue
-    coords = {
-        "survey": list(cat.surveys), "label": list(cat.labels), "term": list(prepared.terms[1:]),
-        "floor_term": list(prepared.floor_names), "scale": list(prepared.scales),
-    }  # fmt: skip
+    coords = axes(prepared)
     truth = xr.Dataset(
         {
             k: xr.DataArray(v, dims=("chain", "draw", *DIMS[k]), coords={d: coords[d] for d in DIMS[k]})
@@ -192,6 +189,8 @@ def _measure(prepared: Prepared, truth: xr.Dataset, rng: np.random.Generator) ->
         ],
         axis=1,
     )
+    _populate(z, prepared, truth, rng)
+    away = z - true_reference(recipe)
     blunder = _blunders(prepared, truth, rng)
     value = np.full(len(pattern.value), np.nan)
     for s, survey in enumerate(pattern.surveys):
@@ -202,7 +201,8 @@ def _measure(prepared: Prepared, truth: xr.Dataset, rng: np.random.Generator) ->
                 continue
             x = pattern.x[pattern.star[at], s]
             sd = d.noise(x, pattern.error[at])[:, 0] * np.where(blunder[at], np.sqrt(INFLATION), 1.0)
-            value[at] = z[pattern.star[at], l] + d.shift(x)[:, 0] + sd * rng.normal(size=len(at))
+            trend = (d.slopes(x)[:, :, 0] * away[pattern.star[at]]).sum(1)
+            value[at] = z[pattern.star[at], l] + d.shift(x)[:, 0] + trend + sd * rng.normal(size=len(at))
     there = np.isfinite(value)
     catalogue = replace(pattern, value=value).select(there, "not simulated: not in the fit, or of a dependent survey")
     catalogue, z = _agree(recipe, catalogue, z)
@@ -225,6 +225,16 @@ def _blunders(prepared: Prepared, truth: xr.Dataset, rng: np.random.Generator) -
             out[at[again]] = rng.random(again.sum()) < chance[again]
             again = (np.bincount(pattern.star[at], out[at], pattern.n_star) > most)[pattern.star[at]]
     return out
+
+
+def _populate(z: np.ndarray, prepared: Prepared, truth: xr.Dataset, rng: np.random.Generator) -> None:
+    """Draw the true labels of the stars in a group from its population, those that its stars have measurements of."""
+    for g in range(len(prepared.groups.names)):
+        has = prepared.groups.measured[g]
+        mean, sd, corr = (truth[f"population_{k}"].to_numpy()[0, 0, g] for k in ("mean", "sd", "corr"))
+        covariance = (sd[:, None] * corr * sd)[has][:, has]
+        stars = np.flatnonzero(prepared.groups.of_star == g)
+        z[np.ix_(stars, np.flatnonzero(has))] = rng.multivariate_normal(mean[has], covariance, len(stars))
 
 
 def _agree(recipe: Recipe, cat: Catalogue, z: np.ndarray) -> tuple[Catalogue, np.ndarray]:
@@ -285,7 +295,7 @@ def _write(recipe: Recipe, simulated: Simulated, out: Path, seed: int) -> None:
             value = variable.to_numpy()[(0, 0, *at)]
             if np.isfinite(value):
                 where = {str(d): str(variable[d].values[i]) for d, i in zip(variable.dims[2:], at, strict=True)}
-                term = where.get("term", where.get("floor_term", where.get("scale", "")))
+                term = " ".join(v for d, v in where.items() if d not in ("survey", "label"))
                 rows.append((str(quantity), where.get("survey", ""), where.get("label", ""), term, float(value)))
     names = ("quantity", "survey", "label", "term", "value")
     table = {

@@ -35,12 +35,15 @@ class Terms:
     covariates: list[tuple[str, ...]]
 
 
-def standardised(recipe: Recipe, x: np.ndarray) -> dict[str, np.ndarray]:
+def standardised(recipe: Recipe, x: np.ndarray, raised: str = "") -> dict[str, np.ndarray]:
     """Covariates in the recipe's standard units, u = (x - centre) / scale; categories stay level numbers.
+
+    A true label is not observed: its u is 0, the trend's reference.
 
     Args:
         recipe: declares centre and scale.
         x: as observed, (n_row, n_covariate), in the recipe's units.
+        raised: a true label whose u is 1 instead.
 
     Returns:
         Name -> (n_row,), dimensionless.
@@ -54,18 +57,20 @@ def standardised(recipe: Recipe, x: np.ndarray) -> dict[str, np.ndarray]:
         [0.5]
     """
     return {
-        name: x[:, c] if spec.levels else (x[:, c] - spec.centre) / spec.scale
+        name: np.full(len(x), float(name == raised)) if spec.true
+        else x[:, c] if spec.levels else (x[:, c] - spec.centre) / spec.scale
         for c, (name, spec) in enumerate(recipe.covariates.items())
-    }
+    }  # fmt: skip
 
 
-def trend_terms(recipe: Recipe, survey: str, label: str, x: np.ndarray) -> Terms:
+def trend_terms(recipe: Recipe, survey: str, label: str, x: np.ndarray, raised: str = "") -> Terms:
     """The columns whose coefficients are the zero point and the trends of a survey's label.
 
     Args:
         recipe: with its trends.
         survey, label: which.
         x: covariates of that survey's stars, (n_row, n_covariate), recipe's units.
+        raised: as for `standardised`.
 
     Returns:
         `Terms` with n_row rows.
@@ -81,8 +86,55 @@ def trend_terms(recipe: Recipe, survey: str, label: str, x: np.ndarray) -> Terms
     out = Terms(np.ones((len(x), 1)), [OFFSET], np.ones(1), [OFFSET], [None], [()])
     for i, spec in enumerate(recipe.trend):
         if _concerns(spec, survey, label):
-            out = _join(out, _columns(recipe, spec, x, f"trend{i}"))
+            out = _join(out, _columns(recipe, spec, x, f"trend{i}", raised))
     return out
+
+
+def true_slopes(recipe: Recipe, survey: str, label: str, x: np.ndarray) -> np.ndarray:
+    """How the columns of `trend_terms` grow with the star's true labels: phi(z) = phi + slope (z - reference).
+
+    Args:
+        recipe, survey, label, x: as for `trend_terms`.
+
+    Returns:
+        (n_row, n_term, n_label), one over label units; exact, since such columns are linear.
+
+    Errors:
+        None.
+
+    Example:
+        >>> from hbcal import load_recipe
+        >>> true_slopes(load_recipe("textbook"), "s1", "fe_h", np.zeros((4, 2))).any()  # nothing there is a true label
+        np.False_
+    """
+    at_reference = trend_terms(recipe, survey, label, x).values
+    out = np.zeros((*at_reference.shape, len(recipe.labels)))
+    for name, spec in recipe.covariates.items():
+        if spec.true:
+            higher = trend_terms(recipe, survey, label, x, name).values
+            out[:, :, list(recipe.labels).index(spec.true)] = (higher - at_reference) / spec.scale
+    return out
+
+
+def true_reference(recipe: Recipe) -> np.ndarray:
+    """The true labels at which trends in them vanish: the centres of their covariates.
+
+    Args:
+        recipe: any.
+
+    Returns:
+        (n_label,), label units; 0 for a label that no trend depends on.
+
+    Errors:
+        None.
+
+    Example:
+        >>> from hbcal import load_recipe
+        >>> true_reference(load_recipe("textbook")).tolist()
+        [0.0]
+    """
+    centre = {spec.true: spec.centre for spec in recipe.covariates.values() if spec.true}
+    return np.array([centre.get(label, 0.0) for label in recipe.labels])
 
 
 def floor_terms(recipe: Recipe, survey: str, label: str, x: np.ndarray) -> Terms:
@@ -115,12 +167,12 @@ def _concerns(spec: TrendSpec | FloorSpec, survey: str, label: str) -> bool:
     return (not spec.surveys or survey in spec.surveys) and (not spec.labels or label in spec.labels)
 
 
-def _columns(recipe: Recipe, spec: TrendSpec | FloorSpec, x: np.ndarray, group: str) -> Terms:
+def _columns(recipe: Recipe, spec: TrendSpec | FloorSpec, x: np.ndarray, group: str, raised: str = "") -> Terms:
     """Columns of one spec; with a category, each level has its own, and all but the first a constant of their own.
 
     So the zero point (and the floor) is that of the first level at the reference of the covariates.
     """
-    u = standardised(recipe, x)
+    u = standardised(recipe, x, raised)
     if spec.covariates:
         base = _basis(spec.basis, np.stack([u[c] for c in spec.covariates], axis=1), spec.covariates, spec.options)
     else:

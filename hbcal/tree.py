@@ -25,7 +25,45 @@ DIMS = {
     "copy_odds": ("survey", "label", "parent"),
     "copy_offset": ("survey", "label", "parent"),
     "copy_sd": ("survey", "label", "parent"),
+    "population_mean": ("group", "label"),
+    "population_sd": ("group", "label"),
+    "population_corr": ("group", "label", "label_2"),
 }
+
+
+IN_LABEL_UNITS = (
+    "offset", "floor", "trend", "inherited_offset", "inherited_floor", "copy_offset", "copy_sd", "population_mean",
+    "population_sd",
+)  # fmt: skip
+
+
+def axes(prepared: Prepared) -> dict[str, list[str]]:
+    """Names along the axes of the quantities.
+
+    Args:
+        prepared: design and data.
+
+    Returns:
+        Axis -> names.
+
+    Errors:
+        None.
+
+    Example:
+        >>> axes(tiny_prepared())["term"]
+        ['x1', 'x2']
+    """
+    cat = prepared.catalogue
+    return {
+        "survey": list(cat.surveys),
+        "label": list(cat.labels),
+        "term": list(prepared.terms[1:]),
+        "floor_term": list(prepared.floor_names),
+        "scale": list(prepared.scales),
+        "parent": list(cat.surveys),
+        "group": list(prepared.groups.names),
+        "label_2": list(cat.labels),
+    }
 
 
 def dataset(prepared: Prepared, quantities: dict[str, np.ndarray]) -> xr.Dataset:
@@ -49,23 +87,14 @@ def dataset(prepared: Prepared, quantities: dict[str, np.ndarray]) -> xr.Dataset
     """
     recipe, cat = prepared.recipe, prepared.catalogue
     n_chain, n_draw = quantities["offset"].shape[:2]
-    coords = {
-        "chain": np.arange(n_chain),
-        "draw": np.arange(n_draw),
-        "survey": list(cat.surveys),
-        "label": list(cat.labels),
-        "term": list(prepared.terms[1:]),
-        "floor_term": list(prepared.floor_names),
-        "scale": list(prepared.scales),
-        "parent": list(cat.surveys),
-    }
+    coords = {"chain": np.arange(n_chain), "draw": np.arange(n_draw), **axes(prepared)}
     posterior = {}
     for name, values in quantities.items():
         dims = ("chain", "draw", *DIMS[name])
         used = {d: coords[d] for d in dims}
         posterior[name] = xr.DataArray(values, dims=dims, coords=used)
     units = json.dumps({label: recipe.unit(label) for label in cat.labels})
-    for name in ("offset", "floor", "trend", "inherited_offset", "inherited_floor", "copy_offset", "copy_sd"):
+    for name in IN_LABEL_UNITS:
         if name in posterior:
             posterior[name].attrs["units"] = units
     posterior["error_scale"].attrs["units"] = posterior["floor_trend"].attrs["units"] = "1"

@@ -25,7 +25,7 @@ def test_a_seed_decides_everything():
     assert first.catalogue.digest() != other.catalogue.digest()
 
 
-@pytest.mark.parametrize("name", ["textbook", "kepler_giants", "seismic_pipelines", "demo"])
+@pytest.mark.parametrize("name", ["textbook", "kepler_giants", "seismic_pipelines", "demo", "pipeline_response"])
 def test_files_say_what_memory_says(name, tmp_path):
     simulated = simulate(name, tmp_path / "sky", seed=1, n_star=150)
     recipe = load_recipe(name)

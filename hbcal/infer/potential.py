@@ -29,7 +29,7 @@ class Potential:
     def __init__(self, task: Task):
         self.task, self._kwargs = task, dict(task.kwargs)
         self._program = reparam(task.program, config={name: Fold() for name in task.fold})
-        self._start = {f"{k}{SUFFIX}" if k in task.fold else k: v for k, v in task.start.items()}
+        self._start = {f"{k}{SUFFIX}" if k in task.fold else k: jnp.asarray(v) for k, v in task.start.items()}
 
     def energy(self, z: Mapping[str, Array], args: tuple[Any, ...]) -> Array:
         """Potential energy at unconstrained z."""
