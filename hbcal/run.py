@@ -19,7 +19,7 @@ from hbcal.catalogue.write import check_file, write_table
 from hbcal.infer.diagnose import table
 from hbcal.predict import Predicted, predict_draws
 from hbcal.recipe import Recipe, load_recipe
-from hbcal.tree import catalogue_of
+from hbcal.tree import IN_LABEL_UNIT, catalogue_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Run:
         path: folder.
         recipe: as it was run.
         tree: ArviZ DataTree; ``tree["posterior"]`` has offset[survey, label], trend[survey, label, term],
-            error_scale[survey, label], floor[survey, label], in the labels' units.
+            error_scale[survey, label], floor[survey, label], in the labels' units; with clusters also
+            cluster_mean[cluster, label] and cluster_spread[kind, label].
     """
 
     path: Path
@@ -184,10 +185,11 @@ class Run:
                     continue
                 where = {d: str(self.posterior[d].values[i]) for d, i in zip(dims, at, strict=True)}
                 label = where.get("label", "")
-                unit = self.recipe.unit(label) if label and name in ("offset", "trend", "floor") else ""
+                unit = self.recipe.unit(label) if label and name in IN_LABEL_UNIT else ""
+                term = [where[d] for d in ("term", "floor_term", "scale", "cluster", "kind") if d in where]
                 row = {
                     "quantity": str(name), "survey": where.get("survey", ""), "label": label,
-                    "term": where.get("term", where.get("floor_term", where.get("scale", ""))), "unit": unit,
+                    "term": term[0] if term else "", "unit": unit,
                     "mean": draws.mean(), "sd": draws.std(),
                     **dict(zip(LEVELS, np.quantile(draws, tuple(LEVELS.values())), strict=True)),
                     **{k: float(v[at]) for k, v in stats[str(name)].items()},
@@ -217,10 +219,12 @@ class Run:
             ...     sorted(path.name for path in Path(folder).iterdir())
             ['before_after.png', 'offsets.png']
         """
-        from hbcal.figures import before_after, forest
+        from hbcal.figures import before_after, forest, within_clusters
 
         forest(self, folder / "offsets.png")
         before_after(self, folder / "before_after.png")
+        if self.catalogue.members is not None:
+            within_clusters(self, folder / "clusters.png")
 
 
 def open_run(path: str | Path) -> Run:

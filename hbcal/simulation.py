@@ -19,13 +19,14 @@ from hbcal._errors import HbcalError, closest
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.observe import observe
 from hbcal.catalogue.write import write_table
+from hbcal.cluster_sky import gathered, listed_members, member_table, z_range
 from hbcal.design import Prepared, named_quantities, prepare
 from hbcal.draws import draws_of
 from hbcal.folder import check_out, write_text
 from hbcal.numerics.outliers import INFLATION
 from hbcal.problem import task_of
 from hbcal.recipe import Recipe, load_recipe
-from hbcal.tree import DIMS
+from hbcal.tree import DIMS, cluster_coords
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def _sky(recipe: Recipe, rng: np.random.Generator, n_star: int) -> Catalogue:
         np.concatenate(errors),
         x,
         star_level,
+        members=listed_members(recipe, rng, n_star),
     )
 
 
@@ -160,7 +162,7 @@ def _truth(prepared: Prepared, seed: int, values: Mapping[str, Any]) -> xr.Datas
     cat = prepared.catalogue
     coords = {
         "survey": list(cat.surveys), "label": list(cat.labels), "term": list(prepared.terms[1:]),
-        "floor_term": list(prepared.floor_names), "scale": list(prepared.scales),
+        "floor_term": list(prepared.floor_names), "scale": list(prepared.scales), **cluster_coords(prepared),
     }  # fmt: skip
     truth = xr.Dataset(
         {
@@ -168,6 +170,10 @@ def _truth(prepared: Prepared, seed: int, values: Mapping[str, Any]) -> xr.Datas
             for k, v in quantities.items()
         }
     )
+    for label in cat.labels if cat.members is not None else ():  # the wide prior is no sky
+        mean, low_high = truth["cluster_mean"].sel(label=label), z_range(prepared.recipe, label)
+        drawn = np.random.default_rng([seed, 1]).uniform(*low_high, mean.shape)
+        truth["cluster_mean"].loc[{"label": label}] = np.where(np.isfinite(mean), drawn, np.nan)
     for quantity, entries in values.items():
         if quantity not in DIMS or not isinstance(entries, Mapping):
             raise HbcalError(f"A value is given for {quantity!r}{closest(quantity, DIMS)}: give a table per quantity.")
@@ -184,15 +190,9 @@ def _truth(prepared: Prepared, seed: int, values: Mapping[str, Any]) -> xr.Datas
 
 def _measure(prepared: Prepared, truth: xr.Dataset, rng: np.random.Generator) -> Simulated:
     recipe, pattern = prepared.recipe, prepared.catalogue
-    spec = recipe.simulate
-    z = np.stack(
-        [
-            rng.uniform(spec.star_low.get(f"z.{l}", 0.0), spec.star_high.get(f"z.{l}", 1.0), pattern.n_star)
-            for l in pattern.labels
-        ],
-        axis=1,
-    )
+    z = np.stack([rng.uniform(*z_range(recipe, l), pattern.n_star) for l in pattern.labels], axis=1)
     blunder = _blunders(prepared, truth, rng)
+    z = gathered(recipe, pattern, truth, rng, z)
     value = np.full(len(pattern.value), np.nan)
     for s, survey in enumerate(pattern.surveys):
         for l, label in enumerate(pattern.labels):
@@ -217,9 +217,9 @@ def _blunders(prepared: Prepared, truth: xr.Dataset, rng: np.random.Generator) -
         return out
     rate = np.nan_to_num(truth["outlier_rate"].to_numpy()[0, 0])
     for rows in prepared.rows:
-        at = rows[rows >= 0]
+        seen = np.bincount(prepared.joined.star[rows[rows >= 0]], minlength=pattern.n_star)
+        at = rows[(rows >= 0) & (rows < len(out))]  # who is no member, the lists' probabilities decide
         chance = rate[pattern.survey[at], pattern.label[at]]
-        seen = np.bincount(pattern.star[at], minlength=pattern.n_star)
         most = np.where(seen > 2, 2, 1)
         again = np.ones(len(at), bool)
         while again.any():
@@ -241,6 +241,11 @@ def _agree(recipe: Recipe, cat: Catalogue, z: np.ndarray) -> tuple[Catalogue, np
             if _is_own(recipe, name, survey, label)
         ]  # fmt: skip
         of_star = [c for c, name in enumerate(cat.covariates) if recipe.covariates[name].consensus == label]
+        if (claims or of_star) and any(label in kind.spread for kind in recipe.clusters.values()):
+            raise HbcalError(
+                f"The recipe has {label} as a covariate and in clusters: moving a star to its covariate would take it "
+                "out of its cluster, so such a recipe cannot be simulated."
+            )
         if len({s for _, s in claims}) + bool(of_star) > 1:
             raise HbcalError(f"Two sources use their own {label} as a covariate: such a recipe cannot be simulated.")
         here = cat.label == l
@@ -273,20 +278,25 @@ def _is_own(recipe: Recipe, covariate: str, survey: str, label: str) -> bool:
 
 def _write(recipe: Recipe, simulated: Simulated, out: Path, seed: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    files: dict[str, dict[str, np.ndarray]] = {}
     for entry in recipe.data:
         tables = {"long": _long_table, "wide": _wide_table, "stars": _star_table}
         columns = tables[entry.layout](recipe, simulated.catalogue, entry)
         for name, allowed in entry.keep.items():
             n_row = len(next(iter(columns.values())))
             columns.setdefault(name, np.array([allowed[0]] * n_row, dtype=object))
-        write_table(out / entry.file, columns, {}, {"simulated": f"hbcal simulate {recipe.name} --seed {seed}"})
+        files[entry.file] = columns
+    for kind, spec in recipe.clusters.items():  # a table of stars may list the members, too
+        files[spec.file] = member_table(simulated.catalogue, kind, spec) | files.get(spec.file, {})
+    for name, columns in files.items():
+        write_table(out / name, columns, {}, {"simulated": f"hbcal simulate {recipe.name} --seed {seed}"})
     rows = []
     for quantity, variable in simulated.truth.data_vars.items():
         for at in np.ndindex(*variable.shape[2:]):
             value = variable.to_numpy()[(0, 0, *at)]
             if np.isfinite(value):
                 where = {str(d): str(variable[d].values[i]) for d, i in zip(variable.dims[2:], at, strict=True)}
-                term = where.get("term", where.get("floor_term", where.get("scale", "")))
+                term = next((v for d, v in where.items() if d not in ("survey", "label")), "")
                 rows.append((str(quantity), where.get("survey", ""), where.get("label", ""), term, float(value)))
     names = ("quantity", "survey", "label", "term", "value")
     table = {

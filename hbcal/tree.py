@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from hbcal.catalogue.catalogue import Catalogue
+from hbcal.catalogue.catalogue import Catalogue, Members
 from hbcal.design import Prepared
 
 DIMS = {
@@ -25,7 +25,13 @@ DIMS = {
     "copy_odds": ("survey", "label", "parent"),
     "copy_offset": ("survey", "label", "parent"),
     "copy_sd": ("survey", "label", "parent"),
+    "cluster_mean": ("cluster", "label"),
+    "cluster_spread": ("kind", "label"),
 }
+IN_LABEL_UNIT = (
+    "offset", "floor", "trend", "inherited_offset", "inherited_floor", "copy_offset", "copy_sd", "cluster_mean",
+    "cluster_spread",
+)  # fmt: skip
 
 
 def dataset(prepared: Prepared, quantities: dict[str, np.ndarray]) -> xr.Dataset:
@@ -58,6 +64,7 @@ def dataset(prepared: Prepared, quantities: dict[str, np.ndarray]) -> xr.Dataset
         "floor_term": list(prepared.floor_names),
         "scale": list(prepared.scales),
         "parent": list(cat.surveys),
+        **cluster_coords(prepared),
     }
     posterior = {}
     for name, values in quantities.items():
@@ -65,11 +72,31 @@ def dataset(prepared: Prepared, quantities: dict[str, np.ndarray]) -> xr.Dataset
         used = {d: coords[d] for d in dims}
         posterior[name] = xr.DataArray(values, dims=dims, coords=used)
     units = json.dumps({label: recipe.unit(label) for label in cat.labels})
-    for name in ("offset", "floor", "trend", "inherited_offset", "inherited_floor", "copy_offset", "copy_sd"):
+    for name in IN_LABEL_UNIT:
         if name in posterior:
             posterior[name].attrs["units"] = units
     posterior["error_scale"].attrs["units"] = posterior["floor_trend"].attrs["units"] = "1"
     return xr.Dataset(posterior)
+
+
+def cluster_coords(prepared: Prepared) -> dict[str, list[str]]:
+    """Names of the clusters and of their kinds.
+
+    Args:
+        prepared: design and data.
+
+    Returns:
+        ``cluster`` and ``kind``; empty lists where there are none.
+
+    Errors:
+        None.
+
+    Example:
+        >>> cluster_coords(tiny_clusters())
+        {'cluster': ['open0', 'open1', 'open2'], 'kind': ['open']}
+    """
+    members = prepared.catalogue.members
+    return {"cluster": list(members.names) if members else [], "kind": list(prepared.recipe.clusters)}
 
 
 def build_tree(
@@ -117,6 +144,12 @@ def build_tree(
         },
         coords={"star": cat.stars.astype(str), "survey": list(cat.surveys), "covariate": list(cat.covariates)},
     )
+    members = cat.members
+    if members is not None:
+        constant = constant.assign(
+            cluster_of=("star", members.cluster), membership=("star", members.probability),
+            cluster_kind=("cluster", np.array(members.kinds, dtype=str)),
+        ).assign_coords(cluster=list(members.names))  # fmt: skip
     text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in attrs.items()}
     groups = {"posterior": posterior.assign_attrs(text), "sample_stats": sample_stats}
     return xr.DataTree.from_dict(
@@ -142,6 +175,10 @@ def catalogue_of(tree: xr.DataTree) -> Catalogue:
     """
     data, fixed = tree["observed_data"].to_dataset(), tree["constant_data"].to_dataset()
     posterior = tree["posterior"].to_dataset()
+    members = None
+    if "cluster_of" in fixed:
+        names, kinds = (tuple(map(str, fixed[k].values)) for k in ("cluster", "cluster_kind"))
+        members = Members(names, kinds, fixed["cluster_of"].values, fixed["membership"].values)
     return Catalogue(
         stars=fixed["star"].values.astype(object),
         surveys=tuple(map(str, posterior["survey"].values)),
@@ -154,4 +191,5 @@ def catalogue_of(tree: xr.DataTree) -> Catalogue:
         error=data["error"].values,
         x=fixed["x"].values,
         star_level=fixed["star_level"].values.astype(bool),
+        members=members,
     )

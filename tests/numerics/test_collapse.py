@@ -183,3 +183,12 @@ def test_draws_have_the_conditional_mean_and_covariance():
 def test_a_precision_that_is_not_positive_gives_nan():
     bad = Gram(-2.0 * jnp.eye(1), jnp.zeros(1), jnp.zeros(()), jnp.zeros(()))
     assert np.isnan(collapsed_log_density([bad], jnp.ones(1))[0])
+
+
+def test_an_all_but_exact_measurement_costs_no_digits():
+    """Of two measurements the variances add: what is left of a millionth of a millionth must not show."""
+    rng = np.random.default_rng(0)
+    y, seen, phi = rng.normal(size=(30, 2)), np.ones((30, 2), bool), rng.normal(size=(30, 2, 2))
+    parts = lambda var: gram(*as_jax(y, seen, np.broadcast_to(var, (30, 2)), phi, np.eye(4)))  # noqa: E731
+    tiny, none = (collapsed_log_density([parts(np.array([1.0 - v, v]))], jnp.ones(4))[0] for v in (1e-12, 1e-6))
+    assert float(tiny) == pytest.approx(float(none), rel=1e-9)
