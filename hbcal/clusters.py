@@ -221,7 +221,7 @@ def cluster_quantities(
 
     Example:
         >>> prepared = tiny_clusters()
-        >>> sites = {"coef_fe_h": np.zeros((1, 1, 4)), "floor": np.ones((1, 1, 2))}
+        >>> sites = {"coef_fe_h": np.zeros((1, 1, 5)), "floor": np.ones((1, 1, 2))}
         >>> found = cluster_quantities(prepared.recipe, prepared.catalogue, prepared.means, prepared.floors, sites)
         >>> found["cluster_mean"].shape, found["cluster_spread"].tolist()
         ((1, 1, 3, 1), [[[[1.0]]]])
