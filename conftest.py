@@ -67,6 +67,32 @@ def tiny_structural():
 
 
 @functools.cache
+def tiny_clusters():
+    """One survey alone, 60 stars, most of them in one of three clusters; prepared."""
+    from hbcal import simulate
+    from hbcal.design import prepare
+    from hbcal.recipe import parse_recipe
+
+    table = tomllib.loads(_recipe_text())
+    table |= {"surveys": {"s1": {}}, "clusters": {"open": {"file": "members.csv", "spread": {"fe_h": 0.03}}}}
+    table["simulate"] |= {"n_star": 60, "seen": {"s1": 1.0}, "n_cluster": {"open": 3}}
+    recipe = parse_recipe(table)
+    return prepare(recipe, simulate(recipe, seed=1).catalogue)
+
+
+@functools.cache
+def tiny_cluster_run():
+    """A finished run on `tiny_clusters`, of too few draws."""
+    from hbcal.calibration import ConvergenceWarning, calibrate
+
+    prepared = tiny_clusters()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        settings = {"workers": 0, "chains": 2, "warmup": 100, "draws": 100}
+        return calibrate(prepared.recipe, prepared.catalogue, _home() / "clusters", **settings)
+
+
+@functools.cache
 def tiny_folder():
     """A folder with the files of `tiny_sky`."""
     from hbcal import simulate
@@ -121,7 +147,11 @@ def _recipe():
 
 @pytest.fixture(autouse=True)
 def _helpers(doctest_namespace):
-    for helper in (tiny_sky, tiny_prepared, tiny_network, tiny_structural, tiny_run, tiny_folder, tiny_target):
+    helpers = (
+        tiny_sky, tiny_prepared, tiny_network, tiny_structural, tiny_clusters, tiny_cluster_run, tiny_run, tiny_folder,
+        tiny_target,
+    )  # fmt: skip
+    for helper in helpers:
         doctest_namespace[helper.__name__] = helper
 
 
@@ -138,3 +168,8 @@ def _tiny_prepared():
 @pytest.fixture(scope="session", name="tiny_run")
 def _tiny_run():
     return tiny_run()
+
+
+@pytest.fixture(scope="session", name="tiny_cluster_run")
+def _tiny_cluster_run():
+    return tiny_cluster_run()

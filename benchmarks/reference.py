@@ -23,7 +23,7 @@ from astropy.table import Table
 
 import hbcal
 
-REAL = ["kepler_giants", "seismic_pipelines"]
+REAL = ["kepler_giants", "seismic_pipelines", "clusters", "globular_clusters"]
 SIMULATED = ["textbook", "demo", "pipeline_response"]
 
 

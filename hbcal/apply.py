@@ -12,6 +12,8 @@ import xarray as xr
 from hbcal._errors import HbcalError
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Target
+from hbcal.clusters import join
+from hbcal.design import voting
 from hbcal.draws import Draws, draws_of, label_draws
 from hbcal.mixture import CHUNK, Mixture
 from hbcal.predict import told_by, true_label
@@ -81,7 +83,8 @@ def fitted_support(recipe: Recipe, catalogue: Catalogue, survey: str, label: str
     s, l = catalogue.surveys.index(survey), catalogue.labels.index(label)
     here = (catalogue.survey == s) & (catalogue.label == l)
     stars = np.unique(catalogue.star[here])
-    n_seen = np.bincount(catalogue.star[catalogue.label == l], minlength=catalogue.n_star)
+    joined = join(recipe, catalogue, voting(recipe, catalogue))  # a cluster ties a star, too
+    n_seen = np.bincount(joined.star[joined.label == l], minlength=catalogue.n_star)
     stars = stars[n_seen[stars] > 1]
     x = catalogue.x[stars, s]
     numeric, categories = used_covariates(recipe, survey, label)

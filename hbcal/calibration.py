@@ -27,7 +27,7 @@ from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.infer.diagnose import diagnose
 from hbcal.infer.sample import sample
 from hbcal.infer.task import Settings
-from hbcal.problem import outlier_probability, pose
+from hbcal.problem import outlier_probability, pose, suspects
 from hbcal.recipe import Recipe, load_recipe
 from hbcal.run import Run, open_run
 from hbcal.tree import build_tree, dataset
@@ -206,7 +206,7 @@ def _write(
     import jax
     import numpyro
 
-    recipe, graph = prepared.recipe, prepared.overlap
+    recipe, graph, members = prepared.recipe, prepared.overlap, prepared.catalogue.members
     relative = [label for label in graph.fitted if not graph.anchored[label]]
     provenance: dict[str, Any] = {
         "hbcal": __version__,
@@ -234,11 +234,12 @@ def _write(
         "floor_sums_only": {k: list(v) for k, v in graph.sums.items()},
         "overlap": [vars(tie) for tie in graph.ties],
         "units": {label: recipe.unit(label) for label in recipe.labels},
+        "clusters": dict(zip(members.names, members.kinds, strict=True)) if members else {},
     }
     tree = build_tree(prepared, quantities, stats, provenance)
     if probability is not None:
         observed = tree["observed_data"].to_dataset()
-        tree["observed_data"] = xr.DataTree(observed.assign(outlier_probability=("measurement", probability)))
+        tree["observed_data"] = xr.DataTree(observed.assign(suspects(prepared, probability)))
     found = diagnose(tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset())
     tree.attrs["diagnostics"] = tree["posterior"].attrs["diagnostics"] = json.dumps(found.as_dict())
     write_text(out / "recipe.toml", recipe.text)

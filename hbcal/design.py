@@ -11,6 +11,7 @@ from hbcal._errors import HbcalError
 from hbcal.blocks import Builder
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.overlap import Overlap, overlap
+from hbcal.clusters import cluster_quantities, join, usable_members
 from hbcal.distributions.flat_stars import Block
 from hbcal.groups import NO_GROUPS, Groups, overlap_groups, refuse_without_anchor, with_true_labels
 from hbcal.programs.crosscal import Design
@@ -35,6 +36,8 @@ class Prepared:
         rates: (survey, label) of each outlier rate: of all measurements that may be outliers.
         alone: (survey, label) that dependent surveys report too, but no other voting survey that shares stars.
         groups: stars by the surveys that saw them, where the program describes populations.
+        joined: the catalogue, and its clusters as pseudo-surveys behind; what `rows` refers to.
+        means: label -> (cluster) -> coefficients, (n_cluster, n_coef).
     """
 
     recipe: Recipe
@@ -52,6 +55,8 @@ class Prepared:
     rates: tuple[tuple[str, str], ...]
     alone: tuple[tuple[str, str], ...]
     groups: Groups
+    joined: Catalogue
+    means: dict[str, np.ndarray]
 
 
 def anchors_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
@@ -96,16 +101,18 @@ def prepare(recipe: Recipe, catalogue: Catalogue) -> Prepared:
         (2, 3)
     """
     anchors = anchors_of(recipe)
-    catalogue = with_true_labels(recipe, _usable(recipe, catalogue, anchors))
+    catalogue = usable_members(recipe, with_true_labels(recipe, _usable(recipe, catalogue, anchors)))
     known = {(s, l) for l, who in anchors.items() for s in who if not recipe.surveys[s].free}
     votes = voting(recipe, catalogue)
-    graph = overlap(catalogue.select(votes), anchors, known)
+    _refuse_own_scale(recipe, catalogue, votes)
+    joined = join(recipe, catalogue, votes)
+    votes = np.append(votes, np.ones(len(joined.value) - len(votes), bool))
+    graph = overlap(joined.select(votes), anchors, known, tuple(recipe.clusters))
     groups = NO_GROUPS
     if recipe.program == "crosscal_structural":
         refuse_without_anchor(recipe, graph)
         groups = overlap_groups(recipe, catalogue, graph)
-    _refuse_own_scale(recipe, catalogue, votes)
-    builder = Builder(recipe, catalogue, graph, anchors, votes)
+    builder = Builder(recipe, joined, graph, anchors, votes)
     built = [builder.label(label) for label in graph.fitted]
     for survey in recipe.dependent:
         for label in catalogue.labels:
@@ -114,7 +121,7 @@ def prepare(recipe: Recipe, catalogue: Catalogue) -> Prepared:
     n_floor_term = len(builder.floor_names)
     design = Design(
         labels=tuple(replace(b[0], blocks=tuple(_pad_floor(x, n_floor_term) for x in b[0].blocks)) for b in built),
-        floor_unit=np.array([recipe.labels[l].floor_scale for _, l in builder.floors]),
+        floor_unit=np.array([_floor_scale(recipe, survey, label) for survey, label in builder.floors]),
         scale_unit=np.array(list(builder.scales.values())),
         floor_place=_places(builder),
         n_error=len(builder.error_scales),
@@ -126,9 +133,14 @@ def prepare(recipe: Recipe, catalogue: Catalogue) -> Prepared:
         recipe, catalogue, graph, replace(design, labels=labels), tuple(b[1] for b in built),
         tuple(b[2] for b in built), expand, tuple(builder.terms), tuple(builder.floor_names),
         tuple(builder.error_scales), tuple(builder.floors), tuple(builder.scales),
-        _rates(recipe, catalogue, [b[2] for b in built]), _alone(recipe, catalogue, graph),
-        groups,
+        _rates(recipe, joined, [b[2] for b in built]), _alone(recipe, catalogue, graph), groups, joined, builder.means,
     )  # fmt: skip
+
+
+def _floor_scale(recipe: Recipe, survey: str, label: str) -> float:
+    """Prior scale of a survey's floor, or of the scatter within a kind of clusters."""
+    kind = recipe.clusters.get(survey)
+    return kind.spread[label] if kind else recipe.labels[label].floor_scale
 
 
 def _alone(recipe: Recipe, cat: Catalogue, graph: Overlap) -> tuple[tuple[str, str], ...]:
@@ -181,7 +193,7 @@ def _rates(recipe: Recipe, cat: Catalogue, fitted: list[np.ndarray]) -> tuple[tu
     """(survey, label) with a measurement in the fit that may be an outlier."""
     rows = np.concatenate(fitted)
     pairs = np.unique(np.stack([cat.survey[rows[rows >= 0]], cat.label[rows[rows >= 0]]], axis=1), axis=0)
-    named = [(cat.surveys[s], cat.labels[l]) for s, l in pairs]
+    named = [(cat.surveys[s], cat.labels[l]) for s, l in pairs if cat.surveys[s] not in recipe.clusters]
     specs = recipe.surveys
     return tuple((s, l) for s, l in named if l not in specs[s].anchor or "outlier_rate" in specs[s].free)
 
@@ -264,9 +276,9 @@ def named_quantities(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[s
 
     Returns:
         ``offset``, ``error_scale``, ``floor`` (n_chain, n_draw, n_survey, n_label), ``trend`` (..., n_term - 1),
-        ``floor_trend`` (..., n_floor_term), ``prior_sd`` (n_chain, n_draw, n_scale), label units, and what else the
-        program has: ``outlier_rate`` (n_chain, n_draw, n_survey, n_label). NaN where a survey does not report a label
-        or has no such term; an anchor has offset 0, error scale 1 and floor 0.
+        ``floor_trend`` (..., n_floor_term), ``prior_sd`` (n_chain, n_draw, n_scale), label units, and what else there
+        is: ``outlier_rate`` (n_chain, n_draw, n_survey, n_label), and those of `hbcal.clusters.cluster_quantities`. NaN
+        where a survey does not report a label or has no such term; an anchor has offset 0, error scale 1 and floor 0.
 
     Errors:
         KeyError when a site is missing.
@@ -299,10 +311,14 @@ def named_quantities(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[s
     for j, (survey, label) in enumerate(prepared.error_scales):
         scale[:, :, cat.surveys.index(survey), cat.labels.index(label)] = sites["error_scale"][:, :, j]
     for j, (survey, label) in enumerate(prepared.floors):
+        if survey in prepared.recipe.clusters:
+            continue
         s, l = cat.surveys.index(survey), cat.labels.index(label)
         floor[:, :, s, l] = sites["floor"][:, :, j]
         place = np.asarray(prepared.design.floor_place[j])
         at = place.any(axis=1)
+        if np.isnan(full[:, :, s, l, 0]).all():  # the only survey of a relative scale: its zero point is the scale's
+            full[:, :, s, l, 0] = 0.0
         gamma[:, :, s, l, at] = sites.get("floor_trend", np.zeros((*lead, 0))) @ place[at].T
     out = {"offset": full[..., 0], "trend": full[..., 1:], "error_scale": scale, "floor": floor, "floor_trend": gamma}
     out["prior_sd"] = sites.get("prior_sd", np.zeros((*lead, 0)))
@@ -310,6 +326,7 @@ def named_quantities(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[s
         out["outlier_rate"] = np.full(shape, np.nan)
         for j, (survey, label) in enumerate(prepared.rates):
             out["outlier_rate"][..., cat.surveys.index(survey), cat.labels.index(label)] = sites["outlier_rate"][..., j]
+    out |= cluster_quantities(recipe, cat, prepared.means, prepared.floors, sites)
     return out | _populations(prepared, sites)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hbcal.clusters import join
+from hbcal.design import voting
 from hbcal.draws import label_draws
 from hbcal.predict import FEW_DRAWS, told_by, true_label
 from hbcal.solve import beside, measured_by, solve
@@ -70,7 +72,7 @@ def forest(run: Run, path: Path) -> None:
 
 
 def before_after(run: Run, path: Path) -> None:
-    """Each survey minus the other measurements of its stars, before and after the calibration.
+    """Each survey minus the other measurements of its stars, before and after the calibration; none where none has any.
 
     Args:
         run: a run.
@@ -98,6 +100,8 @@ def before_after(run: Run, path: Path) -> None:
             others = {k: v.thinned(FEW_DRAWS) for k, v in told.items() if k != survey}
             if d.coefficient is not None and others:
                 panels.append((label, survey, d, others))
+    if not panels:
+        return
     n_column = min(3, len(panels))
     n_line = -(-len(panels) // n_column)
     figure = _figure(4.2 * n_column, 3.2 * n_line)
@@ -136,3 +140,56 @@ def _truth_and_shift(run, others, d, star, x) -> tuple[np.ndarray, np.ndarray]:
     solved = solve(measured_by(cat, [*others.values(), *more], stars), len(stars)).rows(position)
     z = solved.mean[:, :, cat.labels.index(d.label)]
     return z.mean(1), (solved.reported(d.thinned(FEW_DRAWS), x)[0] - z).mean(1)
+
+
+def within_clusters(run: Run, path: Path) -> None:
+    """Each survey's members minus the mean of their cluster, against a covariate, before and after the calibration.
+
+    Before, the mean is that of what the survey reports.
+
+    Args:
+        run: a run with clusters.
+        path: PNG to write.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        OSError when the disk says no.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     within_clusters(tiny_cluster_run(), Path(folder) / "clusters.png")
+        ...     (Path(folder) / "clusters.png").stat().st_size > 0
+        True
+    """
+    cat = run.catalogue
+    joined = join(run.recipe, cat, voting(run.recipe, cat))
+    assert cat.members is not None
+    panels = []
+    for l, label in enumerate(cat.labels):
+        told = np.unique(joined.star[len(cat.star) :][joined.label[len(cat.star) :] == l])
+        for survey, d in label_draws(run.recipe, run.posterior, label).items():
+            rows = np.flatnonzero((cat.label == l) & (cat.survey == cat.surveys.index(survey)))
+            rows = rows[np.isin(cat.star[rows], told)]
+            if d.coefficient is not None and len(rows):
+                panels.append((label, survey, d, rows))
+    figure = _figure(4.2 * len(panels), 3.2)
+    for ax, (label, survey, d, rows) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        star = cat.star[rows]
+        x = cat.x[star, cat.surveys.index(survey)]
+        used = [c for names in d.terms(x).covariates for c in names if not run.recipe.covariates[c].levels]
+        name = used[0] if used else label
+        along = x[:, cat.covariates.index(used[0])] if used else cat.value[rows]
+        cluster = cat.members.cluster[star]
+        size = np.maximum(np.bincount(cluster), 1)
+        mean = np.bincount(cluster, weights=cat.value[rows]) / size
+        after = run.posterior["cluster_mean"].sel(label=label).mean(("chain", "draw")).to_numpy()
+        ax.plot(along, cat.value[rows] - mean[cluster], ".", ms=4, color="0.7", label="before")
+        ax.plot(along, cat.value[rows] - d.shift(x).mean(1) - after[cluster], ".", ms=4, color=INK, label="after")
+        ax.axhline(0.0, color=SOFT, lw=1)
+        ax.set_xlabel(f"{name} [{run.recipe.covariates[name].unit if used else run.recipe.unit(label)}]")
+        ax.set_ylabel(f"{label} of {survey} minus its cluster")
+        ax.legend(loc="upper right", fontsize=8)
+    figure.savefig(path, dpi=120)

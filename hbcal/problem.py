@@ -225,13 +225,15 @@ def _rough_populations(prepared: Prepared, posed: Structural) -> dict[str, np.nd
 def outlier_probability(prepared: Prepared, sites: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """Posterior probability of every measurement to be an outlier: its responsibility, averaged over the draws.
 
+    Behind the surveys' measurements stand those of clusters: there, that the star is no member.
+
     Args:
         prepared: design and data.
         sites: draws per site, each (n_chain, n_draw, ...).
 
     Returns:
-        (n_measurement,) in the catalogue's order, NaN for those that are not in the fit; None for a program without
-        outliers.
+        (n_measurement,) in the joined catalogue's order, NaN for those that are not in the fit; None for a program
+        without outliers.
 
     Errors:
         KeyError when a site is missing.
@@ -247,9 +249,39 @@ def outlier_probability(prepared: Prepared, sites: Mapping[str, np.ndarray]) -> 
     n = len(next(iter(flat.values())))
     pick = np.unique(np.linspace(0, n - 1, min(n, MOST_DRAWS)).astype(int))
     found = _responsibilities({k: jnp.asarray(v[pick]) for k, v in flat.items()}, posed.design, posed.y)
-    out = np.full(len(prepared.catalogue.value), np.nan)
+    out = np.full(len(prepared.joined.value), np.nan)
     for rows, probability in zip(posed.rows, found, strict=True):
         out[rows] = np.asarray(probability)
+    return out
+
+
+def suspects(prepared: Prepared, probability: np.ndarray) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """What `outlier_probability` says, by name: of measurements, and of the lists of cluster members.
+
+    Args:
+        prepared: design and data.
+        probability: of the joined catalogue's measurements, (n,).
+
+    Returns:
+        ``outlier_probability`` (measurement) and, with clusters, ``not_member_probability`` (star, label), NaN for
+        stars without a say; each with its dims.
+
+    Errors:
+        None.
+
+    Example:
+        >>> prepared = tiny_clusters()
+        >>> found = suspects(prepared, np.zeros(len(prepared.joined.value)))
+        >>> {name: dims for name, (dims, _) in found.items()}
+        {'outlier_probability': ('measurement',), 'not_member_probability': ('star', 'label')}
+    """
+    cat, joined = prepared.catalogue, prepared.joined
+    n = len(cat.value)
+    out: dict[str, tuple[tuple[str, ...], np.ndarray]] = {"outlier_probability": (("measurement",), probability[:n])}
+    if cat.members is not None:
+        wrong = np.full((cat.n_star, len(cat.labels)), np.nan)
+        wrong[joined.star[n:], joined.label[n:]] = probability[n:]
+        out["not_member_probability"] = (("star", "label"), wrong)
     return out
 
 

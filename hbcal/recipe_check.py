@@ -16,6 +16,9 @@ ROLES = {
 }
 
 
+NEVER_SHARED = ("teff", "logteff", "logg", "temp", "grav")
+
+
 def check_recipe(recipe: Recipe) -> None:
     """Refuse a recipe that no data could save.
 
@@ -37,14 +40,17 @@ def check_recipe(recipe: Recipe) -> None:
     """
     if not recipe.labels:
         raise HbcalError("The recipe declares no label: add a [labels.<name>] table.")
-    if len(recipe.surveys) < 2:
-        raise HbcalError(f"The recipe declares {len(recipe.surveys)} survey: a calibration needs at least two.")
+    if len(recipe.surveys) < 2 - bool(recipe.clusters):
+        raise HbcalError(
+            f"The recipe declares {len(recipe.surveys)} survey: a calibration needs at least two, or one and clusters."
+        )
     _check_labels(recipe)
     _check_covariates(recipe)
     for survey, spec in recipe.surveys.items():
         _known(spec.anchor, recipe.labels, "label", f"survey {survey!r}")
         _known(spec.free, ("error_scale", "floor", "outlier_rate"), "quantity to free", f"survey {survey!r}")
     _check_dependence(recipe)
+    _check_clusters(recipe)
     for entry in recipe.data:
         _check_data(recipe, entry)
     _check_terms(recipe)
@@ -131,6 +137,37 @@ def _check_dependence(recipe: Recipe) -> None:
     if circle:
         raise HbcalError(
             f"The surveys {some(circle, 9)} depend on each other in a circle: one of them must come first."
+        )
+
+
+def _check_clusters(recipe: Recipe) -> None:
+    for kind, spec in recipe.clusters.items():
+        where = f"clusters {kind!r}"
+        if kind in recipe.surveys:
+            raise HbcalError(f"The recipe's {where} are named like a survey: rename one of the two.")
+        if not spec.spread:
+            raise HbcalError(f"The recipe's {where} list no label in spread: name those that members share.")
+        _known(spec.spread, recipe.labels, "label", where)
+        for label, scale in spec.spread.items():
+            if recipe.unit(label) != "dex" or "".join(filter(str.isalnum, label.lower())).startswith(NEVER_SHARED):
+                raise HbcalError(
+                    f"The recipe's {where} list {label!r} [{recipe.unit(label)}] in spread: members of a cluster share "
+                    "abundances in dex, never Teff or log g; take it out."
+                )
+            _positive(scale, f"The spread of {label!r} in {where}")
+        if not 0 <= spec.least < 1:
+            raise HbcalError(f"The recipe's {where} have least = {spec.least:g}: it is a probability below 1.")
+        for name, limits in spec.within.items():
+            _ordered(limits, f"The filter within {name!r} of the {where}")
+    if recipe.clip and recipe.clusters:
+        raise HbcalError(
+            f"The recipe clips at {recipe.clip:g} and has clusters: clipping cannot tell a wrong member from a wrong "
+            "measurement; use crosscal_robust, or drop one of the two."
+        )
+    if recipe.program == "crosscal_structural" and recipe.clusters:
+        raise HbcalError(
+            f"The recipe has clusters ({some(sorted(recipe.clusters))}), which crosscal_structural does not know: its "
+            "populations are those of surveys; use crosscal or crosscal_robust, or drop them."
         )
 
 
@@ -264,6 +301,14 @@ def _check_simulate(recipe: Recipe, spec: SimulateSpec) -> None:
         _known(values, names, "name", f"simulate key {key!r}")
         for name, value in values.items() if key.startswith("error") else ():
             _positive(value, f"The recipe's simulate {key} of {name!r}")
-    for survey, share in spec.seen.items():
-        if not 0 <= share <= 1:
-            raise HbcalError(f"The recipe's simulate seen of {survey!r} is {share}: it is a share from 0 to 1.")
+    for key in ("n_cluster", "listed", "membership_low"):
+        _known(getattr(spec, key), recipe.clusters, "kind of clusters", f"simulate key {key!r}")
+    for key in ("seen", "listed", "membership_low"):
+        for name, share in getattr(spec, key).items():
+            if not 0 <= share <= 1:
+                raise HbcalError(f"The recipe's simulate {key} of {name!r} is {share}: it is a share from 0 to 1.")
+    if sum(spec.listed.values()) > 1:
+        raise HbcalError("The recipe's simulate lists more stars in clusters than there are: listed adds up to over 1.")
+    for kind, n in spec.n_cluster.items():
+        if n < 1:
+            raise HbcalError(f"The recipe's simulate n_cluster of {kind!r} is {n}: it must be at least 1.")

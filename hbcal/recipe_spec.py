@@ -141,6 +141,26 @@ class FloorSpec:
 
 
 @dataclass(frozen=True)
+class ClusterSpec:
+    """A table of one kind of star clusters: star, cluster, and the probability that the star is a member.
+
+    Members share the labels listed in `spread`, up to a scatter within the cluster of which `spread` gives the prior
+    scale, label unit. Without a column `probability` members are certain; `crosscal` leaves those below `least` out.
+    `visits` says that a star may have several rows, all of one cluster; a row without a cluster is a field star.
+    """
+
+    file: str
+    spread: Mapping[str, float]
+    star: str = "star"
+    cluster: str = "cluster"
+    probability: str = ""
+    least: float = 0.5
+    keep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    visits: bool = False
+
+
+@dataclass(frozen=True)
 class PriorSpec:
     """Prior sd of a log error scale, of each log-linear floor term; prior mean of a survey's share of outliers."""
 
@@ -164,7 +184,11 @@ class SamplingSpec:
 
 @dataclass(frozen=True)
 class SimulateSpec:
-    """What a simulated data set looks like: stars, who sees them, their errors, covariates, and values held fixed."""
+    """What a simulated data set looks like: stars, who sees them, their errors, covariates, and values held fixed.
+
+    Of each kind of clusters: how many there are, the share of all stars on its list, and the lowest probability of
+    membership on it; probabilities are uniform from there to 1, and that share of the stars are members.
+    """
 
     n_star: int = 1000
     star_low: Mapping[str, float] = field(default_factory=dict)
@@ -173,11 +197,14 @@ class SimulateSpec:
     error_low: Mapping[str, float] = field(default_factory=dict)
     error_high: Mapping[str, float] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
+    n_cluster: Mapping[str, int] = field(default_factory=dict)
+    listed: Mapping[str, float] = field(default_factory=dict)
+    membership_low: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A declared instance of a program: labels, surveys, covariates, data, trends, floors, priors, sampling."""
+    """A declared instance of a program: labels, surveys, clusters, data, trends, floors, priors, sampling."""
 
     name: str
     title: str
@@ -188,6 +215,7 @@ class Recipe:
     covariates: Mapping[str, CovariateSpec] = field(default_factory=dict)
     trend: tuple[TrendSpec, ...] = ()
     floor: tuple[FloorSpec, ...] = ()
+    clusters: Mapping[str, ClusterSpec] = field(default_factory=dict)
     priors: PriorSpec = PriorSpec()
     sampling: SamplingSpec = SamplingSpec()
     simulate: SimulateSpec = SimulateSpec()

@@ -31,7 +31,8 @@ class Run:
         path: folder.
         recipe: as it was run.
         tree: ArviZ DataTree; ``tree["posterior"]`` has offset[survey, label], trend[survey, label, term],
-            error_scale[survey, label], floor[survey, label], in the labels' units.
+            error_scale[survey, label], floor[survey, label], in the labels' units; with clusters also
+            cluster_mean[cluster, label] and cluster_spread[kind, label].
     """
 
     path: Path
@@ -220,10 +221,12 @@ class Run:
             ...     sorted(path.name for path in Path(folder).iterdir())
             ['before_after.png', 'offsets.png']
         """
-        from hbcal.figures import before_after, forest
+        from hbcal.figures import before_after, forest, within_clusters
 
         forest(self, folder / "offsets.png")
         before_after(self, folder / "before_after.png")
+        if self.catalogue.members is not None:
+            within_clusters(self, folder / "clusters.png")
 
 
 def open_run(path: str | Path) -> Run:

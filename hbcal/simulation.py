@@ -19,6 +19,7 @@ from hbcal._errors import HbcalError, closest
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.observe import observe
 from hbcal.catalogue.write import write_table
+from hbcal.cluster_sky import gathered, listed_members, member_table, z_range
 from hbcal.design import Prepared, named_quantities, prepare
 from hbcal.draws import draws_of
 from hbcal.folder import check_out, write_text
@@ -143,6 +144,7 @@ def _sky(recipe: Recipe, rng: np.random.Generator, n_star: int) -> Catalogue:
         np.concatenate(errors),
         x,
         star_level,
+        members=listed_members(recipe, rng, n_star),
     )
 
 
@@ -158,13 +160,17 @@ def _truth(prepared: Prepared, seed: int, values: Mapping[str, Any]) -> xr.Datas
     run = trace(seeded(task.program, jax.random.PRNGKey(seed))).get_trace(task.args[0], **task.kwargs)
     sites = {k: np.asarray(v["value"])[None, None] for k, v in run.items() if v["type"] == "sample" and k[:2] != "y_"}
     quantities = named_quantities(prepared, sites)
-    coords = axes(prepared)
+    coords, cat = axes(prepared), prepared.catalogue
     truth = xr.Dataset(
         {
             k: xr.DataArray(v, dims=("chain", "draw", *DIMS[k]), coords={d: coords[d] for d in DIMS[k]})
             for k, v in quantities.items()
         }
     )
+    for label in cat.labels if cat.members is not None else ():  # the wide prior is no sky
+        mean, low_high = truth["cluster_mean"].sel(label=label), z_range(prepared.recipe, label)
+        drawn = np.random.default_rng([seed, 1]).uniform(*low_high, mean.shape)
+        truth["cluster_mean"].loc[{"label": label}] = np.where(np.isfinite(mean), drawn, np.nan)
     for quantity, entries in values.items():
         if quantity not in DIMS or not isinstance(entries, Mapping):
             raise HbcalError(f"A value is given for {quantity!r}{closest(quantity, DIMS)}: give a table per quantity.")
@@ -181,17 +187,11 @@ def _truth(prepared: Prepared, seed: int, values: Mapping[str, Any]) -> xr.Datas
 
 def _measure(prepared: Prepared, truth: xr.Dataset, rng: np.random.Generator) -> Simulated:
     recipe, pattern = prepared.recipe, prepared.catalogue
-    spec = recipe.simulate
-    z = np.stack(
-        [
-            rng.uniform(spec.star_low.get(f"z.{l}", 0.0), spec.star_high.get(f"z.{l}", 1.0), pattern.n_star)
-            for l in pattern.labels
-        ],
-        axis=1,
-    )
+    z = np.stack([rng.uniform(*z_range(recipe, l), pattern.n_star) for l in pattern.labels], axis=1)
     _populate(z, prepared, truth, rng)
-    away = z - true_reference(recipe)
     blunder = _blunders(prepared, truth, rng)
+    z = gathered(recipe, pattern, truth, rng, z)
+    away = z - true_reference(recipe)
     value = np.full(len(pattern.value), np.nan)
     for s, survey in enumerate(pattern.surveys):
         for l, label in enumerate(pattern.labels):
@@ -217,9 +217,10 @@ def _blunders(prepared: Prepared, truth: xr.Dataset, rng: np.random.Generator) -
         return out
     rate = np.nan_to_num(truth["outlier_rate"].to_numpy()[0, 0])
     for rows in prepared.rows:
-        at = rows[rows >= 0]
+        seen = np.bincount(prepared.joined.star[rows[rows >= 0]], minlength=pattern.n_star)
+        at = rows[(rows >= 0) & (rows < len(out))]  # who is no member, the lists' probabilities decide
         chance = rate[pattern.survey[at], pattern.label[at]]
-        most = most_outliers(np.bincount(pattern.star[at], minlength=pattern.n_star))
+        most = most_outliers(seen)
         again = np.ones(len(at), bool)
         while again.any():
             out[at[again]] = rng.random(again.sum()) < chance[again]
@@ -250,6 +251,11 @@ def _agree(recipe: Recipe, cat: Catalogue, z: np.ndarray) -> tuple[Catalogue, np
             if _is_own(recipe, name, survey, label)
         ]  # fmt: skip
         of_star = [c for c, name in enumerate(cat.covariates) if recipe.covariates[name].consensus == label]
+        if (claims or of_star) and any(label in kind.spread for kind in recipe.clusters.values()):
+            raise HbcalError(
+                f"The recipe has {label} as a covariate and in clusters: moving a star to its covariate would take it "
+                "out of its cluster, so such a recipe cannot be simulated."
+            )
         if len({s for _, s in claims}) + bool(of_star) > 1:
             raise HbcalError(f"Two sources use their own {label} as a covariate: such a recipe cannot be simulated.")
         here = cat.label == l
@@ -282,13 +288,18 @@ def _is_own(recipe: Recipe, covariate: str, survey: str, label: str) -> bool:
 
 def _write(recipe: Recipe, simulated: Simulated, out: Path, seed: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    files: dict[str, dict[str, np.ndarray]] = {}
     for entry in recipe.data:
         tables = {"long": _long_table, "wide": _wide_table, "stars": _star_table}
         columns = tables[entry.layout](recipe, simulated.catalogue, entry)
         for name, allowed in entry.keep.items():
             n_row = len(next(iter(columns.values())))
             columns.setdefault(name, np.array([allowed[0]] * n_row, dtype=object))
-        write_table(out / entry.file, columns, {}, {"simulated": f"hbcal simulate {recipe.name} --seed {seed}"})
+        files[entry.file] = columns
+    for kind, spec in recipe.clusters.items():  # a table of stars may list the members, too
+        files[spec.file] = member_table(simulated.catalogue, kind, spec) | files.get(spec.file, {})
+    for name, columns in files.items():
+        write_table(out / name, columns, {}, {"simulated": f"hbcal simulate {recipe.name} --seed {seed}"})
     rows = []
     for quantity, variable in simulated.truth.data_vars.items():
         for at in np.ndindex(*variable.shape[2:]):

@@ -13,37 +13,57 @@ from hbcal._typing import Array
 from hbcal.design import Prepared
 from hbcal.infer.fold import SUFFIX
 from hbcal.infer.optimise import Mode
-from hbcal.infer.ring import Ring
+from hbcal.infer.ring import Arc, Chain, Ring
 from hbcal.infer.task import Task
 from hbcal.programs.crosscal import Design, Priors, crosscal, draw_coefficients
 
 FREE = 8  # rounds in which a clipped measurement may come back
 
 
-def ring_of(prepared: Prepared) -> Ring | None:
-    """The pairs of an error scale and a floor of one survey and label.
+def ring_of(prepared: Prepared) -> Chain | None:
+    """What shares one scatter: the error scale and the floor of a survey, and the spread within its clusters.
 
     Args:
         prepared: names its scales and floors.
 
     Returns:
-        `Ring` with the median error of each pair, label units; None without a pair.
+        `Chain` with the median error of each pair, label units; None without a pair.
 
     Errors:
         None.
 
     Example:
-        >>> ring_of(tiny_prepared()).floor_at.tolist()
+        >>> ring_of(tiny_prepared()).links[0].floor_at.tolist()
         [0, 1]
+        >>> len(ring_of(tiny_clusters()).links)  # then the spread within clusters, of which the data know a sum
+        2
     """
-    cat = prepared.catalogue
     both = [pair for pair in prepared.floors if pair in prepared.error_scales]
-    if not both:
-        return None
-    where = [(cat.survey == cat.surveys.index(s)) & (cat.label == cat.labels.index(l)) for s, l in both]
+    links: list[Ring | Arc] = [_ring(prepared, both, both)] if both else []
+    for label, loose in prepared.overlap.sums.items():
+        for kind in (k for k in prepared.recipe.clusters if k in loose):
+            n_star = {
+                tie.survey: tie.n_star for tie in prepared.overlap.ties
+                if (tie.label, tie.other) == (label, kind) and (tie.survey, label) in prepared.floors
+            }  # fmt: skip
+            if not n_star:
+                continue
+            survey = max(n_star, key=lambda s: n_star[s])
+            if (survey, label) in both:
+                links.append(_ring(prepared, [(survey, label)], [(kind, label)]))
+            else:
+                at = [np.array([prepared.floors.index((name, label))]) for name in (survey, kind)]
+                links.append(Arc(f"floor{SUFFIX}", *at))
+    return Chain(tuple(links)) if links else None
+
+
+def _ring(prepared: Prepared, scales: list[tuple[str, str]], floors: list[tuple[str, str]]) -> Ring:
+    cat = prepared.catalogue
+    where = [(cat.survey == cat.surveys.index(s)) & (cat.label == cat.labels.index(l)) for s, l in scales]
     return Ring(
-        "error_scale", f"floor{SUFFIX}", np.array([prepared.error_scales.index(pair) for pair in both]),
-        np.array([prepared.floors.index(pair) for pair in both]), np.array([np.nanmedian(cat.error[w]) for w in where]),
+        "error_scale", f"floor{SUFFIX}", np.array([prepared.error_scales.index(pair) for pair in scales]),
+        np.array([prepared.floors.index(pair) for pair in floors]),
+        np.array([np.nanmedian(cat.error[w]) for w in where]),
     )  # fmt: skip
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from hbcal.clusters import wrong_odds
 from hbcal.design import Prepared
 from hbcal.distributions.flat_stars import Block, split
-from hbcal.distributions.outlier_stars import Stratum
+from hbcal.distributions.outlier_stars import NEVER, Stratum
 from hbcal.programs.crosscal_robust import RobustDesign
 
 
@@ -19,7 +20,7 @@ class Robust:
 
     Attributes:
         design, y: of the program.
-        rows: per fitted label, catalogue row of each entry of y.
+        rows: per fitted label, row of the joined catalogue of each entry of y.
     """
 
     design: RobustDesign
@@ -46,7 +47,7 @@ def robust(prepared: Prepared) -> Robust:
         >>> sorted(posed.rows[0].tolist()) == sorted(r for r in tiny_prepared().rows[0].tolist() if r >= 0)
         True
     """
-    cat = prepared.catalogue
+    cat = prepared.joined
     rate = {(cat.surveys.index(s), cat.labels.index(l)): k for k, (s, l) in enumerate(prepared.rates)}
     strata, values, order = [], [], []
     for label, rows in zip(prepared.design.labels, prepared.rows, strict=True):
@@ -57,7 +58,8 @@ def robust(prepared: Prepared) -> Robust:
                 here, at = _stratum(block, table, np.flatnonzero(n_seen == n), int(n))
                 pairs = zip(cat.survey[at], cat.label[at], strict=True)
                 rates = np.array([rate.get(pair, -1) for pair in pairs], int).reshape(-1, n)
-                tables.append(Stratum(rate_at=rates, **here))
+                given = wrong_odds(cat, at, NEVER).reshape(-1, n)
+                tables.append(Stratum(rate_at=rates, given=given, **here))
                 where.append(at)
         strata.append(tuple(tables))
         order.append(np.concatenate(where))

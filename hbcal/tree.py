@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from hbcal.catalogue.catalogue import Catalogue
+from hbcal.catalogue.catalogue import Catalogue, Members
 from hbcal.design import Prepared
 
 DIMS = {
@@ -28,12 +28,12 @@ DIMS = {
     "population_mean": ("group", "label"),
     "population_sd": ("group", "label"),
     "population_corr": ("group", "label", "label_2"),
+    "cluster_mean": ("cluster", "label"),
+    "cluster_spread": ("kind", "label"),
 }
-
-
 IN_LABEL_UNITS = (
-    "offset", "floor", "trend", "inherited_offset", "inherited_floor", "copy_offset", "copy_sd", "population_mean",
-    "population_sd",
+    "offset", "floor", "trend", "inherited_offset", "inherited_floor", "copy_offset", "copy_sd", "cluster_mean",
+    "cluster_spread", "population_mean", "population_sd",
 )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def axes(prepared: Prepared) -> dict[str, list[str]]:
         >>> axes(tiny_prepared())["term"]
         ['x1', 'x2']
     """
-    cat = prepared.catalogue
+    cat, members = prepared.catalogue, prepared.catalogue.members
     return {
         "survey": list(cat.surveys),
         "label": list(cat.labels),
@@ -63,6 +63,8 @@ def axes(prepared: Prepared) -> dict[str, list[str]]:
         "parent": list(cat.surveys),
         "group": list(prepared.groups.names),
         "label_2": list(cat.labels),
+        "cluster": list(members.names) if members else [],
+        "kind": list(prepared.recipe.clusters),
     }
 
 
@@ -146,6 +148,12 @@ def build_tree(
         },
         coords={"star": cat.stars.astype(str), "survey": list(cat.surveys), "covariate": list(cat.covariates)},
     )
+    members = cat.members
+    if members is not None:
+        constant = constant.assign(
+            cluster_of=("star", members.cluster), membership=("star", members.probability),
+            cluster_kind=("cluster", np.array(members.kinds, dtype=str)),
+        ).assign_coords(cluster=list(members.names))  # fmt: skip
     text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in attrs.items()}
     groups = {"posterior": posterior.assign_attrs(text), "sample_stats": sample_stats}
     return xr.DataTree.from_dict(
@@ -171,6 +179,10 @@ def catalogue_of(tree: xr.DataTree) -> Catalogue:
     """
     data, fixed = tree["observed_data"].to_dataset(), tree["constant_data"].to_dataset()
     posterior = tree["posterior"].to_dataset()
+    members = None
+    if "cluster_of" in fixed:
+        names, kinds = (tuple(map(str, fixed[k].values)) for k in ("cluster", "cluster_kind"))
+        members = Members(names, kinds, fixed["cluster_of"].values, fixed["membership"].values)
     return Catalogue(
         stars=fixed["star"].values.astype(object),
         surveys=tuple(map(str, posterior["survey"].values)),
@@ -183,4 +195,5 @@ def catalogue_of(tree: xr.DataTree) -> Catalogue:
         error=data["error"].values,
         x=fixed["x"].values,
         star_level=fixed["star_level"].values.astype(bool),
+        members=members,
     )

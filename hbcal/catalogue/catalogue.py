@@ -4,9 +4,44 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Members:
+    """Who is in which star cluster; a star is in one at most.
+
+    Attributes:
+        names: of the clusters.
+        kinds: of each cluster, as the recipe names it.
+        cluster: cluster of each star, (n_star,), -1 for none.
+        probability: that the star is a member, (n_star,), NaN for none.
+    """
+
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    cluster: np.ndarray
+    probability: np.ndarray
+
+    def of_kind(self, kind: str) -> np.ndarray:
+        """Which stars are listed in a cluster of that kind, (n_star,) bool."""
+        return np.append(np.array(self.kinds) == kind, False)[self.cluster]
+
+    def without(self, stars: np.ndarray) -> Members:
+        """The same with some stars out of their clusters. stars: (n_star,) bool."""
+        return replace(
+            self, cluster=np.where(stars, -1, self.cluster), probability=np.where(stars, np.nan, self.probability)
+        )
+
+    def occupied(self) -> Members:
+        """The same without clusters that have no member."""
+        keep, number = np.unique(self.cluster[self.cluster >= 0], return_inverse=True)
+        cluster = self.cluster.copy()
+        cluster[cluster >= 0] = number
+        names, kinds = (tuple(x[g] for g in keep) for x in (self.names, self.kinds))
+        return replace(self, names=names, kinds=kinds, cluster=cluster)
 
 
 @dataclass(frozen=True)
@@ -22,6 +57,7 @@ class Catalogue:
         star_level: which covariates are a property of the star alone, (n_covariate,).
         left_out: rows left out, by reason.
         sources: name, rows and SHA-256 of each file.
+        members: of star clusters; None where the recipe names none.
     """
 
     stars: np.ndarray
@@ -37,6 +73,7 @@ class Catalogue:
     star_level: np.ndarray
     left_out: Mapping[str, int] = field(default_factory=dict)
     sources: tuple[Mapping[str, object], ...] = ()
+    members: Members | None = None
 
     @property
     def n_star(self) -> int:
@@ -45,8 +82,6 @@ class Catalogue:
 
     def select(self, keep: np.ndarray, reason: str = "") -> Catalogue:
         """The catalogue with only some measurements; the others are counted under `reason`."""
-        from dataclasses import replace
-
         dropped = int((~keep).sum())
         left_out = dict(self.left_out)
         if reason and dropped:
@@ -68,4 +103,8 @@ class Catalogue:
             h.update("\x1f".join(map(str, names)).encode())
         for array in (self.star, self.survey, self.label, self.value, self.error, self.x):
             h.update(np.ascontiguousarray(array).tobytes())
+        if self.members is not None:
+            h.update("\x1f".join((*self.members.names, *self.members.kinds)).encode())
+            for array in (self.members.cluster, self.members.probability):
+                h.update(np.ascontiguousarray(array).tobytes())
         return h.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,9 @@ import pandas as pd
 
 from hbcal._errors import HbcalError, closest, some
 from hbcal.catalogue.catalogue import Catalogue
-from hbcal.catalogue.read import Columns, Kind, column_names, read_columns, unique_columns
+from hbcal.catalogue.filters import filter_columns, filtered
+from hbcal.catalogue.members import with_members
+from hbcal.catalogue.read import Columns, Kind, column_names, read_columns, sha256, unique_columns
 from hbcal.catalogue.values import check_errors, in_range, read_covariate, read_measurement, refuse_no_log10, to_unit
 from hbcal.recipe import DataSpec, Recipe
 
@@ -49,8 +50,8 @@ def observe(recipe: Recipe, folder: Path) -> Catalogue:
     for entry in recipe.data:
         path = folder / entry.file
         columns = read_columns(path, wanted_columns(entry, path, recipe), entry.missing)
-        sources.append({"file": entry.file, "rows": columns.n_row, "sha256": _sha256(path)})
-        columns = columns.select(_keep(entry, columns, left_out))  # what is filtered out need not be right
+        sources.append({"file": entry.file, "rows": columns.n_row, "sha256": sha256(path)})
+        columns = filtered(columns, entry.keep, entry.within, left_out)  # what is filtered out need not be right
         ids = columns.values[_star_column(entry)]
         nameless = int((ids == "").sum())
         if nameless:
@@ -67,7 +68,7 @@ def observe(recipe: Recipe, folder: Path) -> Catalogue:
     if not frames:
         raise HbcalError(f"The recipe {recipe.name!r} names no file with measurements: add a long or a wide one.")
     rows = check_rows(pd.concat(frames, ignore_index=True), recipe, left_out)
-    return _assemble(recipe, rows, tables, left_out, sources)
+    return with_members(recipe, folder, _assemble(recipe, rows, tables, left_out, sources))
 
 
 def _star_column(entry: DataSpec) -> str:
@@ -107,26 +108,8 @@ def wanted_columns(entry: DataSpec, path: Path, recipe: Recipe) -> dict[str, Kin
         wanted |= dict.fromkeys((m.value, *m.error), "number")
     for name, spec in entry.covariates.items():
         wanted[spec.column] = "text" if recipe.covariates[name].levels else "number"
-    for name, values in entry.keep.items():
-        wanted.setdefault(name, "text" if any(isinstance(v, str) for v in values) else "number")
-    for name in entry.within:
-        wanted[name] = "number"
+    wanted = filter_columns(entry.keep, entry.within) | wanted | dict.fromkeys(entry.within, "number")
     return {name: wanted[name] for name in unique_columns(wanted)}
-
-
-def _keep(entry: DataSpec, columns: Columns, left_out: Counter[str]) -> np.ndarray:
-    keep = np.ones(columns.n_row, bool)
-    for name, allowed in entry.keep.items():
-        ok = np.isin(columns.values[name].astype(object), np.array([*allowed], dtype=object))
-        left_out[f"{name} not among the values kept"] += int((keep & ~ok).sum())
-        keep &= ok
-    for name, (low, high) in entry.within.items():
-        ok = (columns.values[name] >= low) & (columns.values[name] <= high)
-        left_out[f"{name} outside [{low:g}, {high:g}]"] += int((keep & ~ok).sum())
-        keep &= ok
-    if not keep.any():
-        raise HbcalError(f"No row of {columns.path.name} passes the recipe's filters: loosen keep or within.")
-    return keep
 
 
 def _refuse_duplicates(ids: np.ndarray, name: str, layout: str) -> None:
@@ -351,8 +334,3 @@ def _refuse_mixed(known: pd.DataFrame, name: str) -> None:
             f"Category {name!r} differs between the rows of {len(mixed)} star(s), {some(mixed['star'])}: give each "
             "star one."
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -14,7 +14,10 @@ from hbcal.catalogue.catalogue import Catalogue
 
 @dataclass(frozen=True)
 class Tie:
-    """An edge of the overlap graph: two surveys (or one, by repeated visits), a label, the stars they share."""
+    """An edge of the overlap graph: two surveys (or one, by repeated visits), a label, the stars they share.
+
+    `other` may be a kind of clusters; the stars shared with it are the survey's stars in clusters.
+    """
 
     label: str
     survey: str
@@ -33,7 +36,7 @@ class Overlap:
         fitted: labels that at least two surveys tie.
         single: labels that one survey alone reports; covariates, not fitted.
         anchored: label -> its anchors among the reporting surveys.
-        sums: label -> surveys whose floors the data constrain only in sums.
+        sums: label -> surveys whose floors the data constrain only in sums; kinds of clusters, too: the scatter within.
     """
 
     ties: tuple[Tie, ...]
@@ -61,20 +64,24 @@ class Overlap:
         return "\n".join(lines)
 
 
-def overlap(catalogue: Catalogue, anchors: dict[str, tuple[str, ...]], noise_known: set[tuple[str, str]]) -> Overlap:
+def overlap(
+    catalogue: Catalogue, anchors: dict[str, tuple[str, ...]], noise_known: set[tuple[str, str]],
+    kinds: tuple[str, ...] = (),
+) -> Overlap:  # fmt: skip
     """Build the overlap graph and refuse what it cannot answer.
 
     Args:
         catalogue: measurements that will enter the fit; values in label units.
         anchors: label -> surveys declared as anchors.
         noise_known: (survey, label) whose noise is fixed (anchors with a = 1 and tau = 0).
+        kinds: which of the catalogue's last surveys are kinds of clusters, see `hbcal.clusters.join`.
 
     Returns:
         The `Overlap`; a survey without data is in no tie.
 
     Errors:
-        HbcalError when fewer than two surveys have data, no star is shared, two groups of surveys share no star and
-        no anchor, or every survey is an anchor.
+        HbcalError when fewer than two surveys have data and there are no clusters, no star is shared, two groups of
+        surveys share no star, no cluster and no anchor, or every survey is an anchor.
 
     Example:
         >>> graph = overlap(tiny_sky().catalogue, {"fe_h": ("s0",)}, {("s0", "fe_h")})
@@ -85,6 +92,7 @@ def overlap(catalogue: Catalogue, anchors: dict[str, tuple[str, ...]], noise_kno
     if len(np.unique(catalogue.survey)) < 2:
         have = some(names[np.unique(catalogue.survey)])
         raise HbcalError(f"Only one survey has data ({have or 'none'}): a calibration needs two that share stars.")
+    n_real = len(names) - len(kinds)
     ties: list[Tie] = []
     fitted, single, sums, anchored = [], [], {}, {}
     for k, label in enumerate(catalogue.labels):
@@ -93,11 +101,12 @@ def overlap(catalogue: Catalogue, anchors: dict[str, tuple[str, ...]], noise_kno
         if len(reporting) < 2:
             single += [label] if len(reporting) else []
             continue
-        edges = _edges(catalogue, here)
+        edges = _edges(catalogue, here, n_real)
         ties += [Tie(label, str(names[a]), str(names[b]), *rest) for (a, b), rest in edges.items()]
         anchored[label] = tuple(s for s in anchors.get(label, ()) if s in names[reporting])
-        _refuse_disconnected(label, reporting, edges, names, anchored[label])
-        if len(anchored[label]) == len(reporting):
+        real = reporting[reporting < n_real]
+        _refuse_disconnected(label, real, _links(catalogue, here, edges, n_real), names, anchored[label])
+        if len(anchored[label]) == len(real):
             raise HbcalError(
                 f"Every survey that reports {label!r} is an anchor ({some(anchored[label], 6)}): there is nothing to "
                 "calibrate; declare one of them no anchor, or drop the label."
@@ -113,13 +122,14 @@ def overlap(catalogue: Catalogue, anchors: dict[str, tuple[str, ...]], noise_kno
     return Overlap(tuple(ties), tuple(fitted), tuple(single), anchored, sums)
 
 
-def _edges(catalogue: Catalogue, here: np.ndarray) -> dict[tuple[int, int], tuple[int, float, float]]:
-    """(survey, survey) -> stars in common, lowest and highest value among them."""
+def _edges(catalogue: Catalogue, here: np.ndarray, n_real: int) -> dict[tuple[int, int], tuple[int, float, float]]:
+    """(survey, survey) -> stars in common, lowest and highest value that surveys report among them."""
     star, survey, value = catalogue.star[here], catalogue.survey[here], catalogue.value[here]
     n_survey = len(catalogue.surveys)
     count = coo_matrix((np.ones(len(star)), (star, survey)), shape=(catalogue.n_star, n_survey)).tocsc()
-    total = np.bincount(star, weights=value, minlength=catalogue.n_star)
-    mean = total / np.maximum(np.bincount(star, minlength=catalogue.n_star), 1)
+    real = survey < n_real
+    total = np.bincount(star[real], weights=value[real], minlength=catalogue.n_star)
+    mean = total / np.maximum(np.bincount(star[real], minlength=catalogue.n_star), 1)
     seen = [np.asarray(count[:, s].todense()).ravel() for s in range(n_survey)]
     edges = {}
     for a in range(n_survey):
@@ -130,15 +140,28 @@ def _edges(catalogue: Catalogue, here: np.ndarray) -> dict[tuple[int, int], tupl
     return edges
 
 
+def _links(
+    catalogue: Catalogue, here: np.ndarray, edges: dict[tuple[int, int], tuple[int, float, float]], n_real: int
+) -> list[tuple[int, int]]:
+    """What ties surveys: stars in common, and members of one cluster, whose node stands behind those of the surveys."""
+    links = [(a, b) for a, b in edges if a != b and b < n_real]
+    if catalogue.members is not None:
+        pseudo = here & (catalogue.survey >= n_real)
+        cluster = np.full(catalogue.n_star, -1)
+        cluster[catalogue.star[pseudo]] = catalogue.members.cluster[catalogue.star[pseudo]]
+        rows = np.flatnonzero(here & (catalogue.survey < n_real) & (cluster[catalogue.star] >= 0))
+        nodes = zip(catalogue.survey[rows], len(catalogue.surveys) + cluster[catalogue.star[rows]], strict=True)
+        links += sorted({(int(s), int(g)) for s, g in nodes})
+    return links
+
+
 def _refuse_disconnected(
-    label: str, reporting: np.ndarray, edges: dict[tuple[int, int], tuple[int, float, float]], names: np.ndarray,
-    anchors: tuple[str, ...],
-) -> None:  # fmt: skip
-    n = len(names)
-    pairs = [(a, b) for a, b in edges if a != b]
+    label: str, reporting: np.ndarray, links: list[tuple[int, int]], names: np.ndarray, anchors: tuple[str, ...]
+) -> None:
     held = [int(np.flatnonzero(names == s)[0]) for s in anchors]
-    pairs += [(held[0], other) for other in held[1:]]  # anchors are on one scale by declaration
-    if not [p for p in pairs if p in edges]:
+    pairs = links + [(held[0], other) for other in held[1:]]  # anchors are on one scale by declaration
+    n = max([len(names) - 1, *(b for _, b in pairs)]) + 1
+    if not links:
         raise HbcalError(
             f"No star has {label} from two surveys ({some(names[reporting], 6)}): the overlap is empty; check that the "
             "files use the same star ids."
@@ -149,9 +172,9 @@ def _refuse_disconnected(
     if len(groups) > 1:
         told = " and ".join("{" + ", ".join(map(str, g)) + "}" for g in groups)
         raise HbcalError(
-            f"For {label} the surveys fall into {len(groups)} groups that share no star and no anchor, {told}: the "
-            "data cannot tie them; add stars in common, declare an anchor in each, drop a group, or list the label in "
-            "own_scale of a survey that is alone."
+            f"For {label} the surveys fall into {len(groups)} groups that share no star, no cluster and no anchor, "
+            f"{told}: the data cannot tie them; add stars in common, declare an anchor in each, drop a group, or list "
+            "the label in own_scale of a survey that is alone."
         )
 
 

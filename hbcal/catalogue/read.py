@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import io
 import warnings
 import zlib
@@ -102,6 +103,26 @@ def read_columns(path: Path, wanted: Mapping[str, Kind], missing: tuple[float, .
     if n_row == 0:
         raise HbcalError(f"{path.name} has no rows: there is nothing to read.")
     return Columns(path, out, units, np.arange(1, n_row + 1))
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Its SHA-256, hexadecimal.
+
+    Errors:
+        OSError when it cannot be read.
+
+    Example:
+        >>> sha256(tiny_folder() / "stars.parquet")[:8].isalnum()
+        True
+    """
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def column_names(path: Path) -> list[str]:

@@ -30,7 +30,8 @@ class Stratum:
         psi: design of the log floor, (n_star, n_seen, n_floor_term).
         scale_at: which error scale multiplies each error, -1 for none (a = 1).
         floor_at: which floor each measurement has, -1 for none (tau = 0).
-        rate_at: which outlier rate each measurement has, -1 for none (never an outlier).
+        rate_at: which outlier rate each measurement has, -1 for none.
+        given: log odds of being an outlier where there is no rate; `NEVER`, or what a list of cluster members says.
     """
 
     phi: Float[AnyArray, "n_free_seen n_term"]
@@ -42,6 +43,7 @@ class Stratum:
     scale_at: Int[AnyArray, "n_star n_seen"]
     floor_at: Int[AnyArray, "n_star n_seen"]
     rate_at: Int[AnyArray, "n_star n_seen"]
+    given: Float[AnyArray, "n_star n_seen"]
 
     def variance(self, error_scale: AnyArray, floor: AnyArray, floor_trend: AnyArray) -> Float[Array, "n_star n_seen"]:
         """V = (a e)^2 + (tau exp(gamma . psi))^2; the last entry, which -1 picks, is that of a survey without one."""
@@ -53,8 +55,9 @@ class Stratum:
         return a2 * self.err2 + tau2
 
     def log_odds(self, rate: AnyArray) -> Float[Array, "n_star n_seen"]:
-        """log rate / (1 - rate) of each measurement."""
-        return jnp.append(jnp.log(rate) - jnp.log1p(-rate), NEVER)[self.rate_at]
+        """log rate / (1 - rate) of each measurement, or what is given."""
+        sampled = jnp.append(jnp.log(rate) - jnp.log1p(-rate), NEVER)[self.rate_at]
+        return jnp.where(jnp.asarray(self.rate_at) < 0, self.given, sampled)
 
     def mean(self, coef: Float[AnyArray, " n_coef"]) -> Float[Array, "n_star n_seen"]:
         """What the calibration adds to the true value in each measurement: phi . (E theta), 0 for anchors."""

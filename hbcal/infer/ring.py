@@ -1,4 +1,4 @@
-"""Coordinates in which an error scale and a floor that share one scatter are nearly independent."""
+"""Coordinates in which what shares one scatter, an error scale and a floor or two floors, is nearly independent."""
 
 from __future__ import annotations
 
@@ -77,6 +77,62 @@ class Ring:
     def _put(self, z: Mapping[str, Array], first: Array, second: Array) -> dict[str, Array]:
         scale = jnp.asarray(z[self.scale]).at[self.scale_at].set(first)
         return {**z, self.scale: scale, self.floor: jnp.asarray(z[self.floor]).at[self.floor_at].set(second)}
+
+
+@dataclass(frozen=True)
+class Arc:
+    """Two signed floors (n, m) as (log s, w): n = s / cosh w, m = s tanh w, so that n^2 + m^2 = s^2.
+
+    Where the data know only the sum of two variances: a `Ring` without errors. The sign of n is lost, which does not
+    matter for a folded site. |d(n, m) / d(log s, w)| = s^2 / cosh w.
+
+    Attributes:
+        floor: site of both.
+        first_at, second_at: entries of n and m of each pair, (n_pair,).
+    """
+
+    floor: str
+    first_at: AnyArray
+    second_at: AnyArray
+
+    def straight(self, z: Mapping[str, Array]) -> dict[str, Array]:
+        """(log s, w) at unconstrained (n, m), in their places."""
+        n, m = jnp.abs(z[self.floor][self.first_at]), z[self.floor][self.second_at]
+        return self._put(z, jnp.log(jnp.hypot(n, m)), jnp.arcsinh(m / n))
+
+    def bent(self, z: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
+        """(n, m) at (log s, w), and the log of the determinant."""
+        log_s, w = z[self.floor][self.first_at], z[self.floor][self.second_at]
+        n, m = jnp.exp(log_s - _log_cosh(w)), jnp.exp(log_s) * jnp.tanh(w)
+        return self._put(z, n, m), (2.0 * log_s - _log_cosh(w)).sum()
+
+    def _put(self, z: Mapping[str, Array], first: Array, second: Array) -> dict[str, Array]:
+        return {**z, self.floor: jnp.asarray(z[self.floor]).at[self.first_at].set(first).at[self.second_at].set(second)}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Coordinates straightened one after the other: three that share a scatter are a `Ring` upon a `Ring`.
+
+    Attributes:
+        links: the first is the first to straighten and the last to bend back.
+    """
+
+    links: tuple[Ring | Arc, ...]
+
+    def straight(self, z: Mapping[str, Array]) -> dict[str, Array]:
+        """Straightened coordinates."""
+        for link in self.links:
+            z = link.straight(z)
+        return dict(z)
+
+    def bent(self, z: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
+        """The unconstrained values, and the log of the determinant."""
+        total = jnp.zeros(())
+        for link in reversed(self.links):
+            z, log_det = link.bent(z)
+            total = total + log_det
+        return dict(z), total
 
 
 def _log_cosh(w: Array) -> Array:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hbcal.infer.ring import Ring
+    from hbcal.infer.ring import Chain
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Task:
         complete: module-level ``f(key, sites, *args, **kwargs) -> dict`` that draws, exactly, what the program
             integrated out; or None.
         fold: half-normal sites to sample with a sign (`hbcal.infer.fold`).
-        ring: pairs of a scale and a floor to sample in straightened coordinates, or None.
+        ring: scales and floors to sample in straightened coordinates, or None.
         inverse_mass: first guess of the posterior's covariance, unconstrained, sites in alphabetical order; 0.01
             on the diagonal where None.
     """
@@ -66,4 +66,4 @@ class Task:
     complete: Callable[..., dict[str, Any]] | None = None
     inverse_mass: Any = None
     fold: tuple[str, ...] = ()
-    ring: Ring | None = None
+    ring: Chain | None = None

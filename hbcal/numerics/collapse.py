@@ -85,7 +85,9 @@ def gram(
     linear = jnp.einsum("isk,is->sk", phi, centred[:, :n_free]).reshape(-1)
     share = weight[:, :n_free]
     # within a slot: sum_i K_i,ss phi_s^T phi_s; between slots, all pairs at once: -(w_s phi_s)^T (w_t phi_t) / W
-    within = share * (1.0 - share / total[:, None])
+    # w_s - w_s^2 / W as w_s times the others' weight over W: no digits lost where one measurement is all but exact
+    others = weight @ (1.0 - jnp.eye(weight.shape[1]))[:, :n_free]
+    within = share * others / total[:, None]
     blocks = [phi[:, s].T @ (within[:, s, None] * phi[:, s]) for s in range(n_free)]
     full = block_diag(*blocks)
     if n_free > 1:

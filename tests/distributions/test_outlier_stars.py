@@ -20,6 +20,7 @@ def stratum(seed, n_star, n_seen):
         place=np.flatnonzero(free), spread=rng.normal(size=(4, 3)), err2=rng.uniform(0.05, 0.4, survey.shape) ** 2,
         psi=rng.normal(size=(n_star, n_seen, 1)) * (survey < 2)[..., None], scale_at=np.where(survey < 2, survey, -1),
         floor_at=np.where(survey < 2, survey, -1), rate_at=np.where(survey < 2, survey, -1),
+        given=np.full(survey.shape, NEVER),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.stats import kstest
 
 from hbcal.infer.fold import SUFFIX
-from hbcal.infer.ring import Ring
+from hbcal.infer.ring import Arc, Chain, Ring
 from hbcal.infer.sample import sample
 from hbcal.infer.task import Settings, Task
 
@@ -29,21 +29,26 @@ def data():
     return np.random.default_rng(3).normal(size=(3, 40)) * np.array([[0.07], [2.5], [0.8]])
 
 
+ARC = Arc(f"tau{SUFFIX}", np.array([0]), np.array([2]))
+UPON = Ring("a", f"tau{SUFFIX}", np.array([1]), np.array([1]), np.array([0.05]))  # a floor more for the second scale
+
+
+@pytest.mark.parametrize("ring", [RING, ARC, Chain((RING, UPON))], ids=["ring", "arc", "chain"])
 @pytest.mark.parametrize("seed", range(5))
-def test_determinant_and_inverse(seed):
+def test_determinant_and_inverse(seed, ring):
     rng = np.random.default_rng(seed)
     z = {"a": jnp.asarray(rng.normal(size=2)), f"tau{SUFFIX}": jnp.asarray(3.0 * rng.normal(size=3))}
     flat, unravel = ravel_pytree(z)
-    jacobian = jax.jacobian(lambda x: ravel_pytree(RING.bent(unravel(x))[0])[0])(flat)
-    bent, log_det = RING.bent(z)
+    jacobian = jax.jacobian(lambda x: ravel_pytree(ring.bent(unravel(x))[0])[0])(flat)
+    bent, log_det = ring.bent(z)
     assert log_det == pytest.approx(np.linalg.slogdet(np.asarray(jacobian))[1], rel=1e-10)
-    assert ravel_pytree(RING.straight(bent))[0] == pytest.approx(np.asarray(flat), rel=1e-9)
+    assert ravel_pytree(ring.straight(bent))[0] == pytest.approx(np.asarray(flat), rel=1e-9)
 
 
 def test_the_posterior_is_the_same_and_steps_are_fewer(tmp_path):
     y, settings = data(), Settings(chains=2, warmup=300, draws=1000, thin=2, seed=1, workers=0)
     bent, bent_stats = sample(Task(scatter, (y,), fold=("tau",)), settings, tmp_path / "bent")
-    straight, stats = sample(Task(scatter, (y,), fold=("tau",), ring=RING), settings, tmp_path / "straight")
+    straight, stats = sample(Task(scatter, (y,), fold=("tau",), ring=Chain((RING,))), settings, tmp_path / "straight")
     for name in ("a", "tau"):
         for k in range(straight[name].shape[2]):
             one, other = (s[name][:, ::10, k].ravel() for s in (bent, straight))

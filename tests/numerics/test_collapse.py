@@ -183,3 +183,11 @@ def test_draws_have_the_conditional_mean_and_covariance():
 def test_a_precision_that_is_not_positive_gives_nan():
     bad = Gram(-2.0 * jnp.eye(1), jnp.zeros(1), jnp.zeros(()), jnp.zeros(()))
     assert np.isnan(collapsed_log_density([bad], jnp.ones(1))[0])
+
+
+def test_an_all_but_exact_measurement_costs_no_digits():
+    """Two measurements know the sum of their variances alone: how it is split must not show in the precision."""
+    rng = np.random.default_rng(0)
+    y, seen, phi = rng.normal(size=(30, 2)), np.ones((30, 2), bool), rng.normal(size=(30, 2, 2))
+    split = lambda v: gram(*as_jax(y, seen, np.broadcast_to([1.0 - v, v], (30, 2)), phi, np.eye(4)))  # noqa: E731
+    np.testing.assert_allclose(split(1e-14).precision, split(0.5).precision, rtol=1e-10)
