@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
@@ -138,3 +139,81 @@ def central(prepared: Prepared) -> xr.DataArray:
     values = np.concatenate([named["offset"][0, 0, ..., None], named["trend"][0, 0]], axis=-1)
     coords = {"survey": list(cat.surveys), "label": list(cat.labels), "term": list(posed.terms)}
     return xr.DataArray(values, dims=("survey", "label", "term"), coords=coords)
+
+
+def moved(prepared: Prepared, draws: xr.DataArray, say: Callable[[str], None] = lambda text: None) -> xr.Dataset:
+    """How far each zero point and trend moves when a source is dropped, in units of its posterior sd.
+
+        (value at the mode without the source - value at the mode with it) / posterior sd
+
+    The noise of the rest is searched anew, the fit is not sampled again. On a relative scale both are made to sum to
+    zero over the sources that are left, and so are the draws the sd is of.
+
+    Args:
+        prepared: the whole fit.
+        draws: of its posterior, (sample, survey, label, term), label units.
+        say: called with lines of text.
+
+    Returns:
+        ``moved`` in posterior sd and ``shift`` in label units, (dropped, survey, label, term), NaN where there is no
+        number; ``reason`` (dropped, label), empty where there is one.
+
+    Errors:
+        None: what cannot be told has a reason.
+
+    Example:
+        >>> from hbcal.contraction import terms_of
+        >>> found = moved(tiny_prepared(), terms_of(tiny_run().posterior))
+        >>> bool(abs(found["moved"].sel(dropped="s2", survey="s1", term="offset")) < 1.0)
+        True
+        >>> found["reason"].sel(dropped="s0", label="fe_h").item()
+        's0 is the only anchor of fe_h: without it the scale hangs in the air'
+    """
+    recipe, cat = prepared.recipe, prepared.catalogue
+    voters = [s for k, s in enumerate(cat.surveys) if (voting(recipe, cat) & (cat.survey == k)).any()]
+    like = draws.isel(sample=0, drop=True)
+    whole, spread = _aligned(central(prepared), like), draws
+    nothing = xr.full_like(like, np.nan)
+    shift, sd, reasons = [], [], []
+    for survey in cat.surveys:
+        told = dict.fromkeys(prepared.overlap.fitted, f"{survey} {_silent(recipe, survey)}: influence 0 by construction")
+        if survey not in voters:
+            none = xr.zeros_like(like).where(np.isfinite(whole) & (like["survey"] != survey))
+            shift.append(none)
+            sd.append(xr.ones_like(none))
+        else:
+            say(f"without {survey}: searching the mode")
+            rest = rest_of(prepared, survey)
+            told = rest.reasons
+            shift.append(nothing)
+            sd.append(nothing)
+            if rest.prepared is not None:
+                left = _aligned(central(rest.prepared), like)
+                with_it, without_it, drawn = (_regauged(rest.prepared, each) for each in (whole, left, spread))
+                shift[-1], sd[-1] = without_it - with_it, drawn.std("sample")
+        reasons.append([told.get(str(label), "") for label in like["label"].values])
+    dropped = xr.Variable("dropped", list(cat.surveys))
+    gone, width = xr.concat(shift, dropped), xr.concat(sd, dropped)
+    reason = xr.DataArray(reasons, dims=("dropped", "label"), coords={"dropped": dropped, "label": like["label"]})
+    return xr.Dataset({"moved": gone / width.where(width > 0), "shift": gone, "reason": reason})
+
+
+def _silent(recipe: Recipe, survey: str) -> str:
+    return "depends on others and has no say" if recipe.surveys[survey].depends_on else "shares no star with a voter"
+
+
+def _aligned(values: xr.DataArray, like: xr.DataArray) -> xr.DataArray:
+    return values.reindex(survey=like["survey"], label=like["label"], term=like["term"])
+
+
+def _regauged(prepared: Prepared, values: xr.DataArray) -> xr.DataArray:
+    """Values (.., survey, label, term) in the gauge of a fit; NaN for what is not in it."""
+    out = xr.full_like(values, np.nan)
+    for label, expand in zip(prepared.overlap.fitted, prepared.expand, strict=True):
+        has = expand.any(axis=2)
+        # what the gauge ties sums to zero over the surveys, coefficient by coefficient
+        tied = has.any(axis=0) & (np.abs(expand.sum(axis=0)).max(axis=1, initial=0.0) < 1e-9)
+        here = {"label": label, "term": list(prepared.terms)}
+        before = values.loc[here].transpose(..., "survey", "term")
+        out.loc[here] = before.copy(data=np.where(has, regauge(before.to_numpy(), has.any(axis=1), tied), np.nan))
+    return out
