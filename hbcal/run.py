@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -20,6 +21,9 @@ from hbcal.infer.diagnose import table
 from hbcal.predict import Predicted, predict_draws
 from hbcal.recipe import Recipe, load_recipe
 from hbcal.tree import catalogue_of
+
+if TYPE_CHECKING:
+    from hbcal.identify import Identifiability
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,27 @@ class Run:
         """
         target = source if isinstance(source, Target) else self.read(source, survey)
         return calibration_covariance(self.recipe, self.posterior, self.catalogue, target, label)
+
+    def identifiability(self, progress: Callable[[str], None] | None = None) -> Identifiability:
+        """Say what the run's data can tell and what not; see `hbcal.identify.identifiability`.
+
+        Args:
+            progress: called with lines of text.
+
+        Returns:
+            `hbcal.identify.Identifiability`, label units; its ``text()`` is for people.
+
+        Errors:
+            HbcalError when the run's data cannot be prepared.
+
+        Example:
+            >>> report = tiny_run().identifiability()
+            >>> int(report.network["n_star"].sel(label="fe_h", survey="s1", other="s2")) > 50
+            True
+        """
+        from hbcal.identify import identifiability
+
+        return identifiability(self, progress)
 
     def write_summary(self, path: Path) -> None:
         """Write mean, sd, quantiles and diagnostics of every quantity as ECSV.
