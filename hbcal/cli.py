@@ -151,10 +151,11 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder to write report.txt and network.png to.")] = None,
 ) -> None:
     """What the data can tell and what not: ties, open combinations, and the influence of each source."""
+    from hbcal.folder import check_out
     from hbcal.network_figure import write_report
 
-    if out is not None and out.exists():
-        raise HbcalError(f"{out} exists: choose another --out.")
+    if out is not None:
+        check_out(out, resume=False)
     found = _open(run).identifiability(_say)
     print(found.text())
     if out is not None:

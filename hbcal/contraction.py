@@ -86,7 +86,10 @@ def contraction(prepared: Prepared, posterior: xr.Dataset) -> xr.Dataset:
         prior.loc[{"label": label, "term": list(prepared.terms)}] = np.where(var > 0, np.sqrt(var), np.nan)
     for survey in recipe.dependent:  # fitted in a second stage, to the same priors, no scale of theirs learnt
         for label in cat.labels:
-            terms, spec = trend_terms(recipe, survey, label, np.zeros((1, len(recipe.covariates)))), recipe.labels[label]
+            terms, spec = (
+                trend_terms(recipe, survey, label, np.zeros((1, len(recipe.covariates)))),
+                recipe.labels[label],
+            )
             sds = {OFFSET: spec.offset_sd or spec.offset_scale}
             sds |= {f"trend{i}": trend.sd or trend.scale for i, trend in enumerate(recipe.trend)}
             for name, weight, group in zip(terms.names, terms.weights, terms.groups, strict=True):
@@ -179,7 +182,9 @@ def in_words(label: str, unit: str, surveys: tuple[str, ...], terms: tuple[str, 
         return f"the {label} {_called(what[0])} of {who[0]} can be {much} more or less: the data hardly constrain it"
     if len(what) == 1 and (moved > 0).all():
         known = "difference is" if len(who) == 2 else "differences are"
-        return f"the {label} {_called(what[0], 's')} of {_and(who)} can rise together by {much}: only their {known} known"
+        return (
+            f"the {label} {_called(what[0], 's')} of {_and(who)} can rise together by {much}: only their {known} known"
+        )
     parts = ", ".join(f"{_called(terms[t])} of {surveys[s]} {amount[s, t]:+.2g}" for s, t in at)
     kind = "against each other" if (moved < 0).any() else "together"
     return f"these {label} numbers can move {kind}, only the other combinations are known: {parts} {unit}".strip()

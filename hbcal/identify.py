@@ -55,7 +55,10 @@ class Identifiability:
         lines: list[str] = []
         for label in self.scale:
             unit = self.units[label]
-            lines += [f"{label} [{unit}]: {self.scale[label]}", "  Who is tied to whom, and the zero points between them"]
+            lines += [
+                f"{label} [{unit}]: {self.scale[label]}",
+                "  Who is tied to whom, and the zero points between them",
+            ]
             lines += [f"    {line}" for line in self._ties(label)]
             lines += ["  What the data leave open"] + [f"    {line}" for line in self._open(label)]
             lines += ["  How far zero points move when a source is dropped, in posterior sd"]
@@ -99,7 +102,11 @@ class Identifiability:
                 out.append(reason)
                 continue
             zero = one["moved"].sel(term=OFFSET)
-            moves = [f"{s} {float(zero.sel(survey=s)):+.2f}" for s in zero["survey"].values if np.isfinite(zero.sel(survey=s))]
+            moves = [
+                f"{s} {float(zero.sel(survey=s)):+.2f}"
+                for s in zero["survey"].values
+                if np.isfinite(zero.sel(survey=s))
+            ]
             trends = np.abs(one["moved"].drop_sel(term=OFFSET)).max()
             extra = f"; trends at most {float(trends):.2f}" if np.isfinite(trends) else ""
             out.append(f"without {survey}: {', '.join(moves)}{extra}")

@@ -17,7 +17,6 @@ from hbcal.numerics.gauge import regauge
 from hbcal.problem import pose
 from hbcal.programs.crosscal import draw_coefficients
 from hbcal.recipe import Recipe
-from hbcal.terms import OFFSET
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,9 @@ def moved(prepared: Prepared, draws: xr.DataArray, say: Callable[[str], None] = 
     nothing = xr.full_like(like, np.nan)
     shift, sd, reasons = [], [], []
     for survey in cat.surveys:
-        told = dict.fromkeys(prepared.overlap.fitted, f"{survey} {_silent(recipe, survey)}: influence 0 by construction")
+        told = dict.fromkeys(
+            prepared.overlap.fitted, f"{survey} {_silent(recipe, survey)}: influence 0 by construction"
+        )
         if survey not in voters:
             none = xr.zeros_like(like).where(np.isfinite(whole) & (like["survey"] != survey))
             shift.append(none)

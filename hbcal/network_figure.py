@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hbcal.folder import write_text
 from hbcal.figures import INK, SOFT, blank
+from hbcal.folder import write_text
 from hbcal.identify import Identifiability
 
 WIDEST = 8.0  # points
