@@ -75,9 +75,8 @@ class Identifiability:
             tie = "no star in common" if not one["n_star"] else f"{one['n_star']:.0f} stars in common"
             if one["n_star"] and np.isfinite(one["tie_sd"]):
                 tie += f", worth {one['tie_sd']:.2g} by themselves"
-            out.append(
-                f"{a} - {b}: {one['mean']:+.4g} ({one['q05']:+.4g} to {one['q95']:+.4g}, 90%), sd {one['sd']:.2g}; {tie}"
-            )
+            interval = f"{one['q05']:+.4g} to {one['q95']:+.4g}, 90%"
+            out.append(f"{a} - {b}: {one['mean']:+.4g} ({interval}), sd {one['sd']:.2g}; {tie}")
         return out
 
     def _open(self, label: str) -> list[str]:
@@ -124,7 +123,7 @@ def identifiability(run: Run, progress: Callable[[str], None] | None = None) -> 
         `Identifiability`, label units.
 
     Errors:
-        HbcalError when the run's data can no longer be prepared.
+        HbcalError when the run kept no clipped measurements, as those of older versions.
 
     Example:
         >>> print(identifiability(tiny_run()).text().splitlines()[0])
@@ -135,7 +134,7 @@ def identifiability(run: Run, progress: Callable[[str], None] | None = None) -> 
         network=network(run, prepared),
         contraction=contraction(prepared, run.posterior),
         combinations=tuple(open_combinations(prepared, run.posterior)),
-        influence=moved(prepared, terms_of(run.posterior), progress or (lambda text: None)),
+        influence=moved(prepare(run.recipe, run.unclipped), terms_of(run.posterior), progress or (lambda text: None)),
         scale=run.scale,
         floor_sums=prepared.overlap.sums,
         units=json.loads(run.tree.attrs["units"]),
@@ -155,8 +154,8 @@ def network(run: Run, prepared: Prepared) -> xr.Dataset:
         prepared: its fit.
 
     Returns:
-        ``n_star``, ``tie_sd``, ``mean``, ``sd``, ``q05``, ``q95``, (label, survey, other), label units; the difference is
-        survey minus other; NaN where a survey has no such zero point, and no tie where either has no vote.
+        ``n_star``, ``tie_sd``, ``mean``, ``sd``, ``q05``, ``q95``, (label, survey, other), label units; the difference
+        is survey minus other; NaN where a survey has no such zero point, and no tie where either has no vote.
 
     Errors:
         None.

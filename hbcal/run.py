@@ -20,7 +20,7 @@ from hbcal.catalogue.write import check_file, write_table
 from hbcal.infer.diagnose import table
 from hbcal.predict import Predicted, predict_draws
 from hbcal.recipe import Recipe, load_recipe
-from hbcal.tree import catalogue_of
+from hbcal.tree import catalogue_of, unclipped
 
 if TYPE_CHECKING:
     from hbcal.identify import Identifiability
@@ -50,6 +50,13 @@ class Run:
     def catalogue(self) -> Catalogue:
         """The measurements that were fitted."""
         return catalogue_of(self.tree)
+
+    @property
+    def unclipped(self) -> Catalogue:
+        """The measurements that were fitted, and those that were clipped."""
+        if "clipped_data" not in self.tree:
+            raise HbcalError(f"The run in {self.path} kept no clipped measurements: run calibrate again.")
+        return unclipped(self.tree)
 
     @property
     def diagnostics(self) -> dict[str, Any]:
