@@ -77,7 +77,7 @@ def contraction(prepared: Prepared, posterior: xr.Dataset) -> xr.Dataset:
         True
     """
     draws = terms_of(posterior)
-    sd = draws.std("sample")
+    sd = draws.std("sample", skipna=False)
     prior = xr.full_like(sd, np.nan)
     cat, recipe = prepared.catalogue, prepared.recipe
     for i, label in enumerate(prepared.overlap.fitted):

@@ -100,14 +100,11 @@ class Identifiability:
             if reason := str(one["reason"].item()):
                 out.append(reason)
                 continue
-            zero = one["moved"].sel(term=OFFSET)
-            moves = [
-                f"{s} {float(zero.sel(survey=s)):+.2f}"
-                for s in zero["survey"].values
-                if np.isfinite(zero.sel(survey=s))
-            ]
-            trends = np.abs(one["moved"].drop_sel(term=OFFSET)).max()
-            extra = f"; trends at most {float(trends):.2f}" if np.isfinite(trends) else ""
+            zero = one["moved"].sel(term=OFFSET).to_series().dropna()
+            moves = [f"{s} {value:+.2f}" for s, value in zero.items()]
+            trends = one["moved"].drop_sel(term=OFFSET).to_numpy()
+            trends = np.abs(trends[np.isfinite(trends)])
+            extra = f"; trends at most {trends.max():.2f}" if trends.size else ""
             out.append(f"without {survey}: {', '.join(moves)}{extra}")
         return out
 
@@ -170,8 +167,8 @@ def network(run: Run, prepared: Prepared) -> xr.Dataset:
     offset = run.posterior["offset"].stack(sample=("chain", "draw")).sel(label=labels)
     difference = offset - offset.rename(survey="other")
     axes = ("label", "survey", "other")
-    q = difference.quantile(list(LEVELS.values()), "sample")
-    out = {"mean": difference.mean("sample"), "sd": difference.std("sample")}
+    q = difference.quantile(list(LEVELS.values()), "sample", skipna=False)
+    out = {"mean": difference.mean("sample", skipna=False), "sd": difference.std("sample", skipna=False)}
     out |= {name: q.sel(quantile=level, drop=True) for name, level in LEVELS.items()}
     shape = (len(labels), len(surveys), len(surveys))
     n_star, information = np.zeros(shape), np.zeros(shape)

@@ -191,7 +191,7 @@ def moved(prepared: Prepared, draws: xr.DataArray, say: Callable[[str], None] = 
             if rest.prepared is not None:
                 left = _aligned(central(rest.prepared), like)
                 with_it, without_it, drawn = (_regauged(rest.prepared, each) for each in (whole, left, spread))
-                shift[-1], sd[-1] = without_it - with_it, drawn.std("sample")
+                shift[-1], sd[-1] = without_it - with_it, drawn.std("sample", skipna=False)
         reasons.append([told.get(str(label), "") for label in like["label"].values])
     dropped = xr.Variable("dropped", list(cat.surveys))
     gone, width = xr.concat(shift, dropped), xr.concat(sd, dropped)

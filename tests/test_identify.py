@@ -34,7 +34,7 @@ TABLE = {
         "values": {"floor": {f"{s}.fe_h": 0.05 for s in "abcd"}, "error_scale": {f"{s}.fe_h": 1.0 for s in "abcd"}},
     },
 }  # fmt: skip
-SEEN = {(0, 40): "ab", (40, 130): "ac", (130, 220): "bc", (220, 270): "ad", (270, 300): "bcd"}
+SEEN = {(0, 40): "ab", (40, 130): "ac", (130, 220): "bc", (220, 270): "bd", (270, 300): "bcd"}
 LIMIT = 0.3  # posterior sd
 
 
