@@ -88,7 +88,7 @@ class Identifiability:
         weak = table.stack(each=("survey", "term"))
         weak = weak.where(weak < WEAK, drop=True)
         known = int(np.isfinite(table).sum())
-        out.append(f"{known - weak.size} of {known} zero points and trends are twice as certain as before, in variance")
+        out.append(f"of {known} zero points and trends the data at least halved the variance of {known - weak.size}")
         if label in self.floor_sums:
             out.append(f"of the floors of {', '.join(self.floor_sums[label])} only sums are known")
         return out
