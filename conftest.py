@@ -128,3 +128,8 @@ def _tiny_prepared():
 @pytest.fixture(scope="session", name="tiny_run")
 def _tiny_run():
     return tiny_run()
+
+
+@pytest.fixture(scope="session", name="tiny_network")
+def _tiny_network():
+    return tiny_network()

@@ -154,9 +154,8 @@ def unclipped(tree: xr.DataTree) -> Catalogue:
     """
     cat, out = catalogue_of(tree), tree["clipped_data"].to_dataset()
     names = {"star": "star_of", "survey": "survey_of", "label": "label_of", "value": "value", "error": "error"}
-    return replace(
-        cat, **{k: np.concatenate([getattr(cat, k), out[name].to_numpy()]) for k, name in names.items()}
-    )  # fmt: skip
+    both: dict[str, Any] = {k: np.concatenate([getattr(cat, k), out[v].to_numpy()]) for k, v in names.items()}
+    return replace(cat, **both)
 
 
 def catalogue_of(tree: xr.DataTree) -> Catalogue:

@@ -162,10 +162,8 @@ def test_what_would_hang_in_the_air_gets_a_reason_and_no_number():
     assert found["reason"].sel(dropped="a", label="fe_h").item() == ""
 
 
-def test_a_dependent_survey_has_no_influence(tiny_run):
-    from conftest import tiny_network
-
-    prepared, posterior = tiny_network()
+def test_a_dependent_survey_has_no_influence(tiny_network):
+    prepared, posterior = tiny_network
     found = moved(prepared, terms_of(posterior))
     assert float(np.abs(found["moved"].sel(dropped="compiled")).max()) == 0.0
     assert "depends on others and has no say" in found["reason"].sel(dropped="compiled", label="fe_h").item()
