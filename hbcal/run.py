@@ -54,6 +54,8 @@ class Run:
     @property
     def unclipped(self) -> Catalogue:
         """The measurements that were fitted, and those that were clipped."""
+        if not self.recipe.clip:
+            return self.catalogue
         if "clipped_data" not in self.tree:
             raise HbcalError(f"The run in {self.path} kept no clipped measurements: run calibrate again.")
         return unclipped(self.tree)
