@@ -146,8 +146,8 @@ def moved(prepared: Prepared, draws: xr.DataArray, say: Callable[[str], None] = 
         (value at the mode without the source - value at the mode with it) / posterior sd
 
     The noise of the rest is searched anew, clipping included; the fit is not sampled again. A mode is not a mean: of 24
-    zero points of `seismic_pipelines` 23 agree with refits within 0.22 sd, and one within 0.38. On a relative scale both
-    are made to sum to zero over the sources that are left, and so are the draws the sd is of.
+    zero points of `seismic_pipelines` 23 agree with refits within 0.22 sd, and one within 0.38. On a relative scale
+    both are made to sum to zero over the sources that are left, and so are the draws the sd is of.
 
     Args:
         prepared: the whole fit.
