@@ -173,3 +173,13 @@ def _tiny_run():
 @pytest.fixture(scope="session", name="tiny_cluster_run")
 def _tiny_cluster_run():
     return tiny_cluster_run()
+
+
+@pytest.fixture(scope="session", name="tiny_network")
+def _tiny_network():
+    return tiny_network()
+
+
+@pytest.fixture(scope="session", name="tiny_structural")
+def _tiny_structural():
+    return tiny_structural()

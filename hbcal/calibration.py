@@ -27,10 +27,10 @@ from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.infer.diagnose import diagnose
 from hbcal.infer.sample import sample
 from hbcal.infer.task import Settings
-from hbcal.problem import outlier_probability, pose, suspects
+from hbcal.problem import Problem, outlier_probability, pose, suspects
 from hbcal.recipe import Recipe, load_recipe
 from hbcal.run import Run, open_run
-from hbcal.tree import build_tree, dataset
+from hbcal.tree import build_tree, dataset, measurements
 
 
 class ConvergenceWarning(UserWarning):
@@ -160,7 +160,7 @@ def calibrate(
             more, more_stats = sample(second_task(prepared, second), settings, out / "dependents", progress=say)
             stats |= {f"{name}_dependents": values for name, values in more_stats.items()}
             quantities = second_quantities(prepared, second, more, quantities, voters, probability)
-        run = _write(out, prepared, quantities, stats, probability, settings, mark["identity"], begun, copies)
+        run = _write(out, problem, quantities, stats, probability, settings, mark["identity"], begun, copies)
         for name in ("chains", "dependents"):
             shutil.rmtree(out / name, ignore_errors=True)
     say(run.diagnostics_text)
@@ -199,13 +199,14 @@ def _settings(
 
 
 def _write(
-    out: Path, prepared: Prepared, quantities: dict[str, np.ndarray], stats: dict[str, np.ndarray],
+    out: Path, problem: Problem, quantities: dict[str, np.ndarray], stats: dict[str, np.ndarray],
     probability: np.ndarray | None, settings: Settings, mark: str, begun: datetime, copies: list[str],
 ) -> Run:  # fmt: skip
     """Everything a run holds; ``posterior.nc`` last, since its presence means the run is complete."""
     import jax
     import numpyro
 
+    prepared = problem.prepared
     recipe, graph, members = prepared.recipe, prepared.overlap, prepared.catalogue.members
     relative = [label for label in graph.fitted if not graph.anchored[label]]
     provenance: dict[str, Any] = {
@@ -237,6 +238,7 @@ def _write(
         "clusters": dict(zip(members.names, members.kinds, strict=True)) if members else {},
     }
     tree = build_tree(prepared, quantities, stats, provenance)
+    tree["clipped_data"] = xr.DataTree(measurements(problem.clipped))  # without a source others may be clipped
     if probability is not None:
         observed = tree["observed_data"].to_dataset()
         tree["observed_data"] = xr.DataTree(observed.assign(suspects(prepared, probability)))

@@ -145,6 +145,24 @@ def check(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")]
     raise typer.Exit(3 if found.failures else 0)
 
 
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write report.txt and network.png to.")] = None,
+) -> None:
+    """What the data can tell and what not: ties, open combinations, and the influence of each source."""
+    from hbcal.folder import check_out
+    from hbcal.network_figure import write_report
+
+    if out is not None:
+        check_out(out, resume=False)
+    found = _open(run).identifiability(_say)
+    print(found.text())
+    if out is not None:
+        write_report(found, out)
+        print(f"wrote {out}")
+
+
 def _open(run: Path) -> Any:
     from hbcal.run import open_run
 

@@ -326,7 +326,7 @@ def named_quantities(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[s
         out["outlier_rate"] = np.full(shape, np.nan)
         for j, (survey, label) in enumerate(prepared.rates):
             out["outlier_rate"][..., cat.surveys.index(survey), cat.labels.index(label)] = sites["outlier_rate"][..., j]
-    out |= cluster_quantities(recipe, cat, prepared.means, prepared.floors, sites)
+    out |= cluster_quantities(prepared.recipe, cat, prepared.means, prepared.floors, sites)
     return out | _populations(prepared, sites)
 
 

@@ -21,7 +21,22 @@ if TYPE_CHECKING:
 INK, SOFT = "#1f3b57", "#c25b2a"
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank(width: float, height: float) -> Figure:
+    """An empty figure that needs no display.
+
+    Args:
+        width, height: inch.
+
+    Returns:
+        A Matplotlib figure.
+
+    Errors:
+        None.
+
+    Example:
+        >>> blank(4.0, 3.0).get_size_inches().tolist()
+        [4.0, 3.0]
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -53,7 +68,7 @@ def forest(run: Run, path: Path) -> None:
     posterior = run.posterior
     labels = [str(l) for l in posterior["label"].values if np.isfinite(posterior["offset"].sel(label=l)).any()]
     surveys = [str(s) for s in posterior["survey"].values]
-    figure = _figure(8.0, 1.2 + 0.45 * len(surveys) * len(labels))
+    figure = blank(8.0, 1.2 + 0.45 * len(surveys) * len(labels))
     axes = np.atleast_2d(figure.subplots(len(labels), 2, squeeze=False))
     for row, label in zip(axes, labels, strict=True):
         for ax, name in zip(row, ("offset", "floor"), strict=True):
@@ -104,7 +119,7 @@ def before_after(run: Run, path: Path) -> None:
         return
     n_column = min(3, len(panels))
     n_line = -(-len(panels) // n_column)
-    figure = _figure(4.2 * n_column, 3.2 * n_line)
+    figure = blank(4.2 * n_column, 3.2 * n_line)
     axes = np.atleast_1d(figure.subplots(n_line, n_column, squeeze=False)).ravel()
     for ax in axes[len(panels) :]:
         ax.set_visible(False)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hbcal._typing import Array
+from hbcal.catalogue.catalogue import Catalogue
 from hbcal.design import Prepared, prepare
 from hbcal.infer.optimise import Mode
 from hbcal.infer.task import Task
@@ -31,11 +32,13 @@ class Problem:
         prepared: the data it is fitted to; less than was given where the recipe clips.
         task: program, data, start.
         converged: whether the search for the posterior's mode ended.
+        clipped: the measurements that were left out for lying too far out.
     """
 
     prepared: Prepared
     task: Task
     converged: bool
+    clipped: Catalogue
 
 
 def task_of(prepared: Prepared) -> Task:
@@ -74,8 +77,11 @@ def pose(prepared: Prepared) -> Problem:
         True
     """
     way = PROGRAMS[prepared.recipe.program]
-    prepared, start = way.start(prepared)
-    return Problem(prepared, way.task(prepared, start.sites, start.inverse_mass), start.converged)
+    left, start = way.start(prepared)
+    out = np.zeros(len(prepared.catalogue.value), bool)
+    out[start.clipped] = True
+    task = way.task(left, start.sites, start.inverse_mass)
+    return Problem(left, task, start.converged, prepared.catalogue.select(out))
 
 
 def clipped_start(prepared: Prepared) -> tuple[Prepared, Start]:
@@ -104,7 +110,7 @@ def clipped_start(prepared: Prepared) -> tuple[Prepared, Start]:
     left = prepared.catalogue.select(keep, f"more than {clip:g} sigma from the starting fit")
     again = prepare(prepared.recipe, left)
     names = [(p.floors, p.error_scales, p.scales, p.floor_names) for p in (prepared, again)]
-    return again, start if names[0] == names[1] else find_start(again)
+    return again, start if names[0] == names[1] else replace(find_start(again), clipped=start.clipped)
 
 
 def robust_task(prepared: Prepared, sites: Mapping[str, np.ndarray], inverse_mass: np.ndarray | None = None) -> Task:

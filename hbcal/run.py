@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -20,7 +21,10 @@ from hbcal.infer.diagnose import table
 from hbcal.invert import invert_draws, inverted_covariance
 from hbcal.predict import Predicted, predict_draws
 from hbcal.recipe import Recipe, load_recipe
-from hbcal.tree import IN_LABEL_UNITS, catalogue_of
+from hbcal.tree import IN_LABEL_UNITS, catalogue_of, unclipped
+
+if TYPE_CHECKING:
+    from hbcal.identify import Identifiability
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,15 @@ class Run:
     def catalogue(self) -> Catalogue:
         """The measurements that were fitted."""
         return catalogue_of(self.tree)
+
+    @property
+    def unclipped(self) -> Catalogue:
+        """The measurements that were fitted, and those that were clipped."""
+        if not self.recipe.clip:
+            return self.catalogue
+        if "clipped_data" not in self.tree:
+            raise HbcalError(f"The run in {self.path} kept no clipped measurements: run calibrate again.")
+        return unclipped(self.tree)
 
     @property
     def diagnostics(self) -> dict[str, Any]:
@@ -155,6 +168,27 @@ class Run:
         target = source if isinstance(source, Target) else self.read(source, survey)
         shared = inverted_covariance if self.recipe.program == "crosscal_structural" else calibration_covariance
         return shared(self.recipe, self.posterior, self.catalogue, target, label)
+
+    def identifiability(self, progress: Callable[[str], None] | None = None) -> Identifiability:
+        """Say what the run's data can tell and what not; see `hbcal.identify.identifiability`.
+
+        Args:
+            progress: called with lines of text.
+
+        Returns:
+            `hbcal.identify.Identifiability`, label units; its ``text()`` is for people.
+
+        Errors:
+            HbcalError when the run's data cannot be prepared.
+
+        Example:
+            >>> report = tiny_run().identifiability()
+            >>> int(report.network["n_star"].sel(label="fe_h", survey="s1", other="s2"))
+            38
+        """
+        from hbcal.identify import identifiability
+
+        return identifiability(self, progress)
 
     def write_summary(self, path: Path) -> None:
         """Write mean, sd, quantiles and diagnostics of every quantity as ECSV.

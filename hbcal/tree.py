@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -131,16 +132,7 @@ def build_tree(
     posterior = dataset(prepared, quantities)
     units = json.dumps({label: prepared.recipe.unit(label) for label in cat.labels})
     sample_stats = xr.Dataset({k: (("chain", "draw"), v) for k, v in stats.items()})
-    observed = xr.Dataset(
-        {
-            "value": ("measurement", cat.value),
-            "error": ("measurement", cat.error),
-            "star_of": ("measurement", cat.star),
-            "survey_of": ("measurement", cat.survey),
-            "label_of": ("measurement", cat.label),
-        },
-        attrs={"units": units},
-    )
+    observed = measurements(cat).assign_attrs(units=units)
     constant = xr.Dataset(
         {
             "x": (("star", "survey", "covariate"), cat.x),
@@ -159,6 +151,48 @@ def build_tree(
     return xr.DataTree.from_dict(
         {"/": xr.Dataset(attrs=text), **groups, "observed_data": observed, "constant_data": constant}
     )
+
+
+def measurements(cat: Catalogue) -> xr.Dataset:
+    """The measurements of a catalogue, one per row.
+
+    Args:
+        cat: any, label units.
+
+    Returns:
+        ``value``, ``error`` and the indices ``star_of``, ``survey_of``, ``label_of``, (measurement,).
+
+    Errors:
+        None.
+
+    Example:
+        >>> sorted(measurements(tiny_sky().catalogue))
+        ['error', 'label_of', 'star_of', 'survey_of', 'value']
+    """
+    names = {"value": "value", "error": "error", "star_of": "star", "survey_of": "survey", "label_of": "label"}
+    return xr.Dataset({name: ("measurement", getattr(cat, field)) for name, field in names.items()})
+
+
+def unclipped(tree: xr.DataTree) -> Catalogue:
+    """The catalogue before the measurements that lay too far out were left out.
+
+    Args:
+        tree: a run's.
+
+    Returns:
+        `Catalogue` in the recipe's units, what was clipped at the end.
+
+    Errors:
+        KeyError when the run kept no clipped measurements.
+
+    Example:
+        >>> len(unclipped(tiny_run().tree).value) == len(tiny_run().catalogue.value)  # nothing was clipped
+        True
+    """
+    cat, out = catalogue_of(tree), tree["clipped_data"].to_dataset()
+    names = {"star": "star_of", "survey": "survey_of", "label": "label_of", "value": "value", "error": "error"}
+    both: dict[str, Any] = {k: np.concatenate([getattr(cat, k), out[v].to_numpy()]) for k, v in names.items()}
+    return replace(cat, **both)
 
 
 def catalogue_of(tree: xr.DataTree) -> Catalogue:

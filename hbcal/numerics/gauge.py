@@ -32,3 +32,29 @@ def zero_sum_basis(n: int) -> np.ndarray:
         basis[k, k - 1] = -k
         basis[:, k - 1] /= np.sqrt(k * (k + 1.0))
     return basis
+
+
+def regauge(values: np.ndarray, who: np.ndarray, tied: np.ndarray) -> np.ndarray:
+    """Move a relative scale: numbers that summed to zero over some surveys are made to sum to zero over others.
+
+        v_st  ->  v_st - mean over who of v_st,    where the term t is tied
+
+    Args:
+        values: (..., n_survey, n_term), any unit; may be NaN outside `who`.
+        who: over which surveys tied terms sum to zero, (n_survey,).
+        tied: which terms have a gauge, (n_term,).
+
+    Returns:
+        The same shape; NaN outside `who` stays.
+
+    Errors:
+        None.
+
+    Example:
+        >>> regauge(np.array([[1.0], [2.0], [6.0]]), np.array([True, True, False]), np.array([True]))[:, 0].tolist()
+        [-0.5, 0.5, 4.5]
+    """
+    if not who.any():
+        return values
+    middle = values[..., who, :].mean(axis=-2, keepdims=True)
+    return values - np.where(tied, middle, 0.0)

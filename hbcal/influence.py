@@ -1,0 +1,225 @@
+"""Influence of each source: where the zero points would lie without it, told without sampling again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+import xarray as xr
+
+from hbcal._errors import HbcalError
+from hbcal.catalogue.catalogue import Catalogue
+from hbcal.catalogue.overlap import overlap
+from hbcal.clusters import join
+from hbcal.design import Prepared, anchors_of, named_quantities, prepare, voting
+from hbcal.numerics.gauge import regauge
+from hbcal.problem import pose
+from hbcal.programs.crosscal import draw_coefficients
+from hbcal.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What is left of a fit when a source goes.
+
+    Attributes:
+        prepared: the fit of the rest; None where nothing can be fitted.
+        reasons: label -> why its scale hangs in the air.
+    """
+
+    prepared: Prepared | None
+    reasons: dict[str, str]
+
+
+def without(recipe: Recipe, catalogue: Catalogue, survey: str) -> Catalogue:
+    """The catalogue as it would be had a survey never reported: its consensus covariates are those of the rest.
+
+    Args:
+        recipe: says which covariates are a consensus.
+        catalogue: of the fit, label units.
+        survey: the one that goes.
+
+    Returns:
+        `Catalogue` with the same stars and names.
+
+    Errors:
+        ValueError for a survey the catalogue does not have.
+
+    Example:
+        >>> sky = tiny_sky().catalogue
+        >>> sorted(set(without(tiny_prepared().recipe, sky, "s1").survey.tolist()))
+        [0, 2]
+    """
+    left = catalogue.select(catalogue.survey != catalogue.surveys.index(survey))
+    x = left.x.copy()
+    for c, name in enumerate(left.covariates):
+        label = recipe.covariates[name].consensus
+        if label:
+            x[:, :, c] = _consensus(left, label)[:, None]
+    return replace(left, x=x)
+
+
+def _consensus(cat: Catalogue, label: str) -> np.ndarray:
+    """Median over the surveys of each star's mean value, (n_star,); NaN where nobody reports the label."""
+    rows = np.flatnonzero(cat.label == cat.labels.index(label))
+    total, count = np.zeros((cat.n_star, len(cat.surveys))), np.zeros((cat.n_star, len(cat.surveys)))
+    np.add.at(total, (cat.star[rows], cat.survey[rows]), cat.value[rows])
+    np.add.at(count, (cat.star[rows], cat.survey[rows]), 1.0)
+    out = np.full(cat.n_star, np.nan)
+    some = count.any(axis=1)
+    mean = np.where(count[some] > 0, total[some] / np.maximum(count[some], 1.0), np.nan)
+    out[some] = np.nanmedian(mean, axis=1)
+    return out
+
+
+def rest_of(prepared: Prepared, survey: str) -> Rest:
+    """The fit without a source: what is tied still, and what would hang in the air.
+
+    Args:
+        prepared: the whole fit.
+        survey: the one that goes.
+
+    Returns:
+        `Rest`.
+
+    Errors:
+        ValueError for a survey the catalogue does not have.
+
+    Example:
+        >>> rest_of(tiny_prepared(), "s0").reasons["fe_h"]
+        's0 is the only anchor of fe_h: without it the scale hangs in the air'
+        >>> rest_of(tiny_prepared(), "s1").prepared.overlap.anchored
+        {'fe_h': ('s0',)}
+    """
+    recipe = prepared.recipe
+    cat = without(recipe, prepared.catalogue, survey)
+    anchors, votes, reasons = anchors_of(recipe), voting(recipe, cat), {}
+    joined = join(recipe, cat, votes)
+    votes = np.append(votes, np.ones(len(joined.value) - len(votes), bool))
+    for label in prepared.overlap.fitted:
+        if prepared.overlap.anchored[label] == (survey,):
+            reasons[label] = f"{survey} is the only anchor of {label}: without it the scale hangs in the air"
+            continue
+        try:
+            here = votes & (joined.label == cat.labels.index(label))
+            overlap(joined.select(here), anchors, set(), tuple(recipe.clusters))
+        except HbcalError as error:
+            reasons[label] = f"without {survey} the scale hangs in the air: {error}"
+    loose = [cat.labels.index(label) for label in reasons]
+    try:
+        if len(reasons) < len(prepared.overlap.fitted):
+            return Rest(prepare(recipe, cat.select(~np.isin(cat.label, loose))), reasons)
+    except HbcalError as error:  # a covariate that only this survey's stars spread
+        told = f"without {survey} the rest cannot be fitted: {error}"
+        reasons |= {label: told for label in prepared.overlap.fitted if label not in reasons}
+    return Rest(None, reasons)
+
+
+def central(prepared: Prepared) -> xr.DataArray:
+    """Zero points and trends at the mode of the noise parameters: a number that moves as the posterior does.
+
+    Args:
+        prepared: a fit.
+
+    Returns:
+        (survey, label, term), "offset" first, label units; NaN where there is no such term.
+
+    Errors:
+        None.
+
+    Example:
+        >>> central(tiny_prepared()).sel(survey="s1", label="fe_h").dims
+        ('term',)
+    """
+    problem = pose(prepared)
+    posed, sites = problem.prepared, dict(problem.task.start)
+    if problem.task.complete is not None:
+        sites |= draw_coefficients(jax.random.PRNGKey(0), sites, posed.design, posed.y, white=0.0)
+    named = named_quantities(posed, {k: np.asarray(v)[None, None] for k, v in sites.items()})
+    cat = posed.catalogue
+    values = np.concatenate([named["offset"][0, 0, ..., None], named["trend"][0, 0]], axis=-1)
+    coords = {"survey": list(cat.surveys), "label": list(cat.labels), "term": list(posed.terms)}
+    return xr.DataArray(values, dims=("survey", "label", "term"), coords=coords)
+
+
+def moved(prepared: Prepared, draws: xr.DataArray, say: Callable[[str], None] = lambda text: None) -> xr.Dataset:
+    """How far each zero point and trend moves when a source is dropped, in units of its posterior sd.
+
+        (value at the mode without the source - value at the mode with it) / posterior sd
+
+    The noise of the rest is searched anew, clipping included; the fit is not sampled again. A mode is not a mean: of 24
+    zero points of `seismic_pipelines` 23 agree with refits within 0.22 sd, and one within 0.38. On a relative scale
+    both are made to sum to zero over the sources that are left, and so are the draws the sd is of.
+
+    Args:
+        prepared: the whole fit.
+        draws: of its posterior, (sample, survey, label, term), label units.
+        say: called with lines of text.
+
+    Returns:
+        ``moved`` in posterior sd and ``shift`` in label units, (dropped, survey, label, term), NaN where there is no
+        number; ``reason`` (dropped, label), empty where there is one.
+
+    Errors:
+        None: what cannot be told has a reason.
+
+    Example:
+        >>> from hbcal.contraction import terms_of
+        >>> found = moved(tiny_prepared(), terms_of(tiny_run().posterior))
+        >>> found["moved"].dims
+        ('dropped', 'survey', 'label', 'term')
+        >>> found["reason"].sel(dropped="s0", label="fe_h").item()
+        's0 is the only anchor of fe_h: without it the scale hangs in the air'
+    """
+    recipe, cat = prepared.recipe, prepared.catalogue
+    voters = [s for k, s in enumerate(cat.surveys) if (voting(recipe, cat) & (cat.survey == k)).any()]
+    like = draws.isel(sample=0, drop=True)
+    whole, spread = _aligned(central(prepared), like), draws
+    nothing = xr.full_like(like, np.nan)
+    shift, sd, reasons = [], [], []
+    for survey in cat.surveys:
+        told = dict.fromkeys(
+            prepared.overlap.fitted, f"{survey} {_silent(recipe, survey)}: influence 0 by construction"
+        )
+        if survey not in voters:
+            none = xr.zeros_like(like).where(np.isfinite(whole) & (like["survey"] != survey))
+            shift.append(none)
+            sd.append(xr.ones_like(none))
+        else:
+            say(f"without {survey}: searching the mode")
+            rest = rest_of(prepared, survey)
+            told = rest.reasons
+            shift.append(nothing)
+            sd.append(nothing)
+            if rest.prepared is not None:
+                left = _aligned(central(rest.prepared), like)
+                with_it, without_it, drawn = (_regauged(rest.prepared, each) for each in (whole, left, spread))
+                shift[-1], sd[-1] = without_it - with_it, drawn.std("sample", skipna=False)
+        reasons.append([told.get(str(label), "") for label in like["label"].values])
+    dropped = xr.Variable("dropped", list(cat.surveys))
+    gone, width = xr.concat(shift, dropped), xr.concat(sd, dropped)
+    reason = xr.DataArray(reasons, dims=("dropped", "label"), coords={"dropped": dropped, "label": like["label"]})
+    return xr.Dataset({"moved": gone / width.where(width > 0), "shift": gone, "reason": reason})
+
+
+def _silent(recipe: Recipe, survey: str) -> str:
+    return "depends on others and has no say" if recipe.surveys[survey].depends_on else "shares no star with a voter"
+
+
+def _aligned(values: xr.DataArray, like: xr.DataArray) -> xr.DataArray:
+    return values.reindex(survey=like["survey"], label=like["label"], term=like["term"])
+
+
+def _regauged(prepared: Prepared, values: xr.DataArray) -> xr.DataArray:
+    """Values (.., survey, label, term) in the gauge of a fit; NaN for what is not in it."""
+    out = xr.full_like(values, np.nan)
+    for label, expand in zip(prepared.overlap.fitted, prepared.expand, strict=True):
+        has = expand.any(axis=2)
+        # what the gauge ties sums to zero over the surveys, coefficient by coefficient
+        tied = has.any(axis=0) & (np.abs(expand.sum(axis=0)).max(axis=1, initial=0.0) < 1e-9)
+        here = {"label": label, "term": list(prepared.terms)}
+        before = values.loc[here].transpose(..., "survey", "term")
+        out.loc[here] = before.copy(data=np.where(has, regauge(before.to_numpy(), has.any(axis=1), tied), np.nan))
+    return out
