@@ -190,7 +190,7 @@ def within_clusters(run: Run, path: Path) -> None:
             rows = rows[np.isin(cat.star[rows], told)]
             if d.coefficient is not None and len(rows):
                 panels.append((label, survey, d, rows))
-    figure = _figure(4.2 * len(panels), 3.2)
+    figure = blank(4.2 * len(panels), 3.2)
     for ax, (label, survey, d, rows) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         star = cat.star[rows]
         x = cat.x[star, cat.surveys.index(survey)]

@@ -43,7 +43,7 @@ BAD = {
         "Two covariates are the true label 'logg'",
     ),
     "floor": ({"floor": [{"covariates": ["true_logg"]}]}, "A floor of the recipe depends on 'true_logg'"),
-    "clusters": ({"clusters": {"open": {"file": "m.csv", "spread": {"fe_h": 0.03}}}}, "has clusters \\(open\\), which"),
+    "clusters": ({"clusters": {"open": {"file": "m.csv", "spread": {"fe_h": 0.03}}}}, "has clusters .*open.*, which"),
     "dependent": ({"surveys": lambda s: s["optical"].update(depends_on=["infrared"])}, "'optical' has 'depends_on'"),
 }
 
