@@ -42,6 +42,7 @@ def test_the_readme_runs(tmp_path):
     answers = (tmp_path / "answers.csv").read_text().splitlines()
     assert answers[0] == "star,survey,label,mean,sd,q05,q16,q50,q84,q95,reason"
     assert [line.split(",")[0] for line in answers[1:]] == ["star007", "star008"]
+    assert "without s1: s2 " in (tmp_path / "report" / "report.txt").read_text()
 
 
 def test_the_recipe_in_the_readme_is_one(tmp_path):
@@ -57,7 +58,7 @@ def test_every_link_and_command_of_the_readme_exists():
         if "://" not in target:
             assert (ROOT / target).exists(), target
     for command in re.findall(r"`hbcal (\w+)", README) + re.findall(r"^hbcal (\w+)", README, flags=re.MULTILINE):
-        assert command in {"demo", "simulate", "calibrate", "apply", "predict", "check"}
+        assert command in {"demo", "simulate", "calibrate", "apply", "predict", "check", "report"}
     for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
 
