@@ -36,7 +36,8 @@ class Identifiability:
             other; label units).
         contraction: (survey, label, term): ``contraction``, ``prior_sd``, ``posterior_sd``.
         combinations: what the data leave open.
-        influence: (dropped, survey, label, term): ``moved`` in posterior sd, ``shift`` in label units; ``reason``.
+        influence: (dropped, survey, label, term): ``moved`` and its Monte Carlo ``error`` in posterior sd, ``shift`` in
+            label units; ``reason``.
         scale: label -> "anchored on ..." or "relative scale".
         floor_sums: label -> surveys whose floors are known only in sums.
         units: of the labels.
@@ -105,7 +106,9 @@ class Identifiability:
             trends = one["moved"].drop_sel(term=OFFSET).to_numpy()
             trends = np.abs(trends[np.isfinite(trends)])
             extra = f"; trends at most {trends.max():.2f}" if trends.size else ""
-            out.append(f"without {survey}: {', '.join(moves)}{extra}")
+            noise = float(one["error"].sel(term=OFFSET).max())
+            each = f" (each +-{noise:.2f} at most)" if noise > 0 else ""
+            out.append(f"without {survey}: {', '.join(moves)}{each}{extra}")
         return out
 
 
@@ -114,7 +117,7 @@ def identifiability(run: Run, progress: Callable[[str], None] | None = None) -> 
 
     Args:
         run: finished.
-        progress: called with lines of text; the search without each source takes seconds to a minute.
+        progress: called with lines of text; each source takes about a tenth of the fit.
 
     Returns:
         `Identifiability`, label units.
