@@ -149,6 +149,7 @@ def check(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write report.txt and network.png to.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Only the influence of this source; may be repeated.")] = None,
 ) -> None:
     """What the data can tell and what not: ties, open combinations, and the influence of each source."""
     from hbcal.folder import check_out
@@ -156,7 +157,7 @@ def report(
 
     if out is not None:
         check_out(out, resume=False)
-    found = _open(run).identifiability(_say)
+    found = _open(run).identifiability(_say, drop)
     print(found.text())
     if out is not None:
         write_report(found, out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -112,29 +112,34 @@ class Identifiability:
         return out
 
 
-def identifiability(run: Run, progress: Callable[[str], None] | None = None) -> Identifiability:
+def identifiability(
+    run: Run, progress: Callable[[str], None] | None = None, drop: Sequence[str] | None = None
+) -> Identifiability:
     """Say what the data of a run can tell, and what they cannot.
 
     Args:
         run: finished.
-        progress: called with lines of text; each source takes about a tenth of the fit.
+        progress: called with lines of text.
+        drop: sources whose influence is asked for, each about a tenth of the fit; all where None.
 
     Returns:
         `Identifiability`, label units.
 
     Errors:
-        HbcalError when the run kept no clipped measurements, as those of older versions.
+        HbcalError for a source the run does not have, and when the run kept no clipped measurements, as those of older
+        versions.
 
     Example:
         >>> print(identifiability(tiny_run()).text().splitlines()[0])
         fe_h [dex]: anchored on s0
     """
     prepared = prepare(run.recipe, run.catalogue)
+    say = progress or (lambda text: None)
     return Identifiability(
         network=network(run, prepared),
         contraction=contraction(prepared, run.posterior),
         combinations=tuple(open_combinations(prepared, run.posterior)),
-        influence=moved(prepare(run.recipe, run.unclipped), terms_of(run.posterior), progress or (lambda text: None)),
+        influence=moved(prepare(run.recipe, run.unclipped), terms_of(run.posterior), say, drop),
         scale=run.scale,
         floor_sums=prepared.overlap.sums,
         units=json.loads(run.tree.attrs["units"]),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from hbcal._errors import HbcalError
+from hbcal._errors import HbcalError, closest
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.overlap import overlap
 from hbcal.clusters import join
@@ -159,7 +159,10 @@ def brief_mean(prepared: Prepared) -> xr.Dataset:
     return xr.Dataset({name: (dims, each) for name, each in values.items()}, coords)
 
 
-def moved(prepared: Prepared, draws: xr.DataArray, say: Callable[[str], None] = lambda text: None) -> xr.Dataset:
+def moved(
+    prepared: Prepared, draws: xr.DataArray, say: Callable[[str], None] = lambda text: None,
+    drop: Sequence[str] | None = None,
+) -> xr.Dataset:  # fmt: skip
     """How far each zero point and trend moves when a source is dropped, in units of its posterior sd.
 
         (mean without the source - mean with it) / posterior sd
@@ -171,54 +174,57 @@ def moved(prepared: Prepared, draws: xr.DataArray, say: Callable[[str], None] = 
         prepared: the whole fit.
         draws: of its posterior, (sample, survey, label, term), label units.
         say: called with lines of text.
+        drop: which sources, one after the other; all of them where None.
 
     Returns:
         ``moved`` and ``error``, its Monte Carlo error, in posterior sd, and ``shift`` in label units, (dropped, survey,
         label, term), NaN where there is no number; ``reason`` (dropped, label), empty where there is one.
 
     Errors:
-        None: what cannot be told has a reason.
+        HbcalError for a source the fit does not have; what cannot be told has a reason.
 
     Example:
         >>> from hbcal.contraction import terms_of
-        >>> found = moved(tiny_prepared(), terms_of(tiny_run().posterior))
+        >>> found = moved(tiny_prepared(), terms_of(tiny_run().posterior), drop=["s0"])
         >>> found["moved"].dims
         ('dropped', 'survey', 'label', 'term')
         >>> found["reason"].sel(dropped="s0", label="fe_h").item()
         's0 is the only anchor of fe_h: without it the scale hangs in the air'
     """
+    surveys = prepared.catalogue.surveys
+    for name in drop or ():
+        if name not in surveys:
+            raise HbcalError(f"The run has no source {name!r} to drop{closest(name, surveys)}.")
+    sources = list(surveys if drop is None else drop)
+    found = []
+    for survey in sources:
+        say(f"without {survey}: sampling what is left, briefly")
+        found.append(_without(prepared, draws, survey))
+    return xr.concat(found, xr.Variable("dropped", sources))
+
+
+def _without(prepared: Prepared, draws: xr.DataArray, survey: str) -> xr.Dataset:
+    """What dropping one source does: moved, error, shift (survey, label, term) and reason (label)."""
     recipe, cat = prepared.recipe, prepared.catalogue
-    voters = [s for k, s in enumerate(cat.surveys) if (voting(recipe, cat) & (cat.survey == k)).any()]
-    like = draws.isel(sample=0, drop=True)
-    whole = draws.mean("sample", skipna=False)
-    nothing = xr.full_like(like, np.nan)
-    shift, sd, error, reasons = [], [], [], []
-    for survey in cat.surveys:
+    whole, like = draws.mean("sample", skipna=False), draws.isel(sample=0, drop=True)
+    votes = voting(recipe, cat) & (cat.survey == cat.surveys.index(survey))
+    shift = error = width = xr.full_like(like, np.nan)
+    if votes.any():
+        rest = rest_of(prepared, survey)
+        told = rest.reasons
+        if rest.prepared is not None:
+            left = brief_mean(rest.prepared).reindex_like(like)
+            with_it, without_it, drawn = (_regauged(rest.prepared, each) for each in (whole, left["mean"], draws))
+            shift, error, width = without_it - with_it, left["error"], drawn.std("sample", skipna=False)
+    else:
         told = dict.fromkeys(
             prepared.overlap.fitted, f"{survey} {_silent(recipe, survey)}: influence 0 by construction"
         )
-        if survey not in voters:
-            none = xr.zeros_like(like).where(np.isfinite(whole) & (like["survey"] != survey))
-            shift.append(none)
-            sd.append(xr.ones_like(none))
-            error.append(none)
-        else:
-            say(f"without {survey}: sampling what is left, briefly")
-            rest = rest_of(prepared, survey)
-            told = rest.reasons
-            shift.append(nothing)
-            sd.append(nothing)
-            error.append(nothing)
-            if rest.prepared is not None:
-                left = brief_mean(rest.prepared).reindex_like(like)
-                with_it, without_it, drawn = (_regauged(rest.prepared, each) for each in (whole, left["mean"], draws))
-                shift[-1], sd[-1], error[-1] = without_it - with_it, drawn.std("sample", skipna=False), left["error"]
-        reasons.append([told.get(str(label), "") for label in like["label"].values])
-    dropped = xr.Variable("dropped", list(cat.surveys))
-    gone, width, noise = (xr.concat(each, dropped) for each in (shift, sd, error))
+        shift = error = xr.zeros_like(like).where(np.isfinite(whole) & (like["survey"] != survey))
+        width = xr.ones_like(like)
     width = width.where(width > 0)
-    reason = xr.DataArray(reasons, dims=("dropped", "label"), coords={"dropped": dropped, "label": like["label"]})
-    return xr.Dataset({"moved": gone / width, "error": noise / width, "shift": gone, "reason": reason})
+    reason = xr.DataArray([told.get(str(l), "") for l in like["label"].values], {"label": like["label"]}, ("label",))
+    return xr.Dataset({"moved": shift / width, "error": error / width, "shift": shift, "reason": reason})
 
 
 def _silent(recipe: Recipe, survey: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -169,17 +169,20 @@ class Run:
         shared = inverted_covariance if self.recipe.program == "crosscal_structural" else calibration_covariance
         return shared(self.recipe, self.posterior, self.catalogue, target, label)
 
-    def identifiability(self, progress: Callable[[str], None] | None = None) -> Identifiability:
+    def identifiability(
+        self, progress: Callable[[str], None] | None = None, drop: Sequence[str] | None = None
+    ) -> Identifiability:
         """Say what the run's data can tell and what not; see `hbcal.identify.identifiability`.
 
         Args:
             progress: called with lines of text.
+            drop: sources whose influence is asked for; all where None.
 
         Returns:
             `hbcal.identify.Identifiability`, label units; its ``text()`` is for people.
 
         Errors:
-            HbcalError when the run's data cannot be prepared.
+            HbcalError for a source the run does not have, and when its data cannot be prepared.
 
         Example:
             >>> report = tiny_run().identifiability()
@@ -188,7 +191,7 @@ class Run:
         """
         from hbcal.identify import identifiability
 
-        return identifiability(self, progress)
+        return identifiability(self, progress, drop)
 
     def write_summary(self, path: Path) -> None:
         """Write mean, sd, quantiles and diagnostics of every quantity as ECSV.

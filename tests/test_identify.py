@@ -223,6 +223,12 @@ def test_the_command_writes_text_and_figure(tiny_run, tmp_path):
     assert sorted(p.name for p in (tmp_path / "report").iterdir()) == ["network.png", "report.txt"]
 
 
+def test_a_source_that_is_not_there_is_one_sentence(tiny_run):
+    told = CliRunner().invoke(app, ["report", str(tiny_run.path), "--drop", "s3"])
+    assert told.exit_code != 0
+    assert "The run has no source 's3'" in str(told.exception)
+
+
 def test_without_a_survey_clusters_still_tie_the_others():
     tables = table()
     tables["surveys"].pop("d")
