@@ -47,7 +47,7 @@ def variant(labels: list[str], program: str, *, declared: bool) -> Recipe:
     for trend in table["trend"]:
         trend["labels"] = [name for name in trend["labels"] if name in table["labels"]]
     table["trend"] = [trend for trend in table["trend"] if trend["labels"]]
-    return parse_recipe(table, json.dumps(table))
+    return parse_recipe(table)
 
 
 def only(catalogue: Catalogue, labels: list[str], share: float) -> Catalogue:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import tomli_w
 
 from hbcal._errors import HbcalError, closest
 from hbcal.recipe_check import check_recipe
@@ -93,7 +94,7 @@ def parse_recipe(table: Mapping[str, Any], text: str = "") -> Recipe:
 
     Args:
         table: what a TOML file holds.
-        text: the file's text, kept for the run's copy.
+        text: the file's text, kept for the run's copy; written out where there is no file.
 
     Returns:
         The `Recipe`.
@@ -108,7 +109,7 @@ def parse_recipe(table: Mapping[str, Any], text: str = "") -> Recipe:
     """
     recipe = _build(Recipe, {**table, "text": text}, "recipe")
     check_recipe(recipe)
-    return recipe
+    return recipe if text else dataclasses.replace(recipe, text=tomli_w.dumps(table))
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

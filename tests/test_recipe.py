@@ -15,6 +15,13 @@ def table(name="textbook"):
     return tomllib.loads(packaged_recipes()[name].read_text())
 
 
+def test_a_recipe_without_a_file_is_written_out(tmp_path):
+    made = parse_recipe(table("seismic_pipelines") | {"title": "another"})
+    (tmp_path / "recipe.toml").write_text(made.text)
+    assert load_recipe(tmp_path / "recipe.toml") == made
+    assert made.text != parse_recipe(table("seismic_pipelines")).text  # a run tells recipes apart by their text
+
+
 @pytest.mark.parametrize("name", PACKAGED)
 def test_packaged_recipes_load(name, tmp_path):
     recipe = load_recipe(name)
