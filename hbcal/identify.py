@@ -120,7 +120,7 @@ def identifiability(
     Args:
         run: finished.
         progress: called with lines of text.
-        drop: sources whose influence is asked for, each about a tenth of the fit; all where None.
+        drop: sources whose influence is asked for, each about a tenth of the fit; all where none is named.
 
     Returns:
         `Identifiability`, label units.

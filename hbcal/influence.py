@@ -174,7 +174,7 @@ def moved(
         prepared: the whole fit.
         draws: of its posterior, (sample, survey, label, term), label units.
         say: called with lines of text.
-        drop: which sources, one after the other; all of them where None.
+        drop: which sources, one after the other; all of them where none is named.
 
     Returns:
         ``moved`` and ``error``, its Monte Carlo error, in posterior sd, and ``shift`` in label units, (dropped, survey,
@@ -195,7 +195,7 @@ def moved(
     for name in drop or ():
         if name not in surveys:
             raise HbcalError(f"The run has no source {name!r} to drop{closest(name, surveys)}.")
-    sources = list(surveys if drop is None else drop)
+    sources = list(drop or surveys)
     found = []
     for survey in sources:
         say(f"without {survey}: sampling what is left, briefly")

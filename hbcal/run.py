@@ -176,7 +176,7 @@ class Run:
 
         Args:
             progress: called with lines of text.
-            drop: sources whose influence is asked for; all where None.
+            drop: sources whose influence is asked for; all where none is named.
 
         Returns:
             `hbcal.identify.Identifiability`, label units; its ``text()`` is for people.
