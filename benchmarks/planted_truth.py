@@ -1,6 +1,6 @@
 """Planted truth in the overlaps of the nearby dwarfs: does `crosscal_robust` cover it, and `crosscal` not?
 
-    python benchmarks/planted_truth.py [--seeds 50] [--first 0] [--labels fe_h si_h] [--keep-stars 1] [--out FILE.json]
+    python benchmarks/planted_truth.py [--seeds 50] [--first 0] [--labels fe_h si_h] [--draws 500] [--out FILE.json]
 
 Who sees whom, and who gives no errors, is the catalogue's; everything else is drawn from the recipe's prior, outliers
 at the rates drawn there (3% in the mean). delgadomena17 is planted as an undeclared copy of half of adibekyan12's
@@ -93,7 +93,7 @@ def covered(run: hbcal.Run, truth: Any) -> dict[str, bool]:
     return out
 
 
-def one_seed(seed: int, labels: list[str], pattern: Catalogue) -> dict[str, Any]:
+def one_seed(seed: int, labels: list[str], pattern: Catalogue, draws: int) -> dict[str, Any]:
     declared, undeclared = (variant(labels, "crosscal_robust", declared=d) for d in (True, False))
     simulated = hbcal.simulate(declared, seed=seed, data=pattern)
     catalogue = with_copy(simulated.catalogue, pattern, np.random.default_rng(1000 + seed))
@@ -108,7 +108,7 @@ def one_seed(seed: int, labels: list[str], pattern: Catalogue) -> dict[str, Any]
         with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             recipe = variant(labels, program, declared=True)
-            run = hbcal.calibrate(recipe, voters, Path(scratch) / "run", seed=seed)
+            run = hbcal.calibrate(recipe, voters, Path(scratch) / "run", seed=seed, draws=draws)
             result[program] = {"passed": run.passed, "seconds": time.time() - begun}
             result[program] |= {"diagnostics": run.diagnostics_text, "covered": covered(run, simulated.truth)}
     return result
@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--labels", nargs="+", default=["fe_h", "si_h"])
     parser.add_argument("--keep-stars", type=float, default=1.0)
+    parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     whole = observe(
@@ -146,7 +147,7 @@ def main() -> None:
     pattern = only(whole, options.labels, options.keep_stars)
     results = []
     for seed in range(options.first, options.first + options.seeds):
-        results.append(one_seed(seed, options.labels, pattern))
+        results.append(one_seed(seed, options.labels, pattern, options.draws))
         last = results[-1]
         told = {p: (last[p]["passed"], round(last[p]["seconds"])) for p in ("crosscal_robust", "crosscal")}
         print(seed, last["named"], told, last["crosscal_robust"]["diagnostics"], flush=True)
