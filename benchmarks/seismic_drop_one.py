@@ -53,7 +53,7 @@ def main() -> None:
         full = hbcal.open_run(options.full) if options.full else hbcal.calibrate(NAME, data, Path(scratch) / "full")
         pipelines = [str(s) for s in full.posterior["survey"].to_numpy()]
         print(f"all: {full.diagnostics_text}", flush=True)
-        reported = full.identifiability(print).influence["moved"].sel(term="offset")
+        reported = full.identifiability(print, options.drop).influence["moved"].sel(term="offset")
         worst, apart = 0.0, 0.0
         for pipeline in options.drop:
             rest = [s for s in pipelines if s != pipeline]

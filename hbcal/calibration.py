@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -111,29 +111,11 @@ def calibrate(
     prepared = prepare(recipe, catalogue)
     settings = _settings(recipe, prepared, seed, chains, draws, warmup, workers, device)
 
-    parts: dict[str, Any] = {
-        "recipe": recipe.text,
-        "data": catalogue.digest(),
-        "settings": settings.identity(),
-        "hbcal": __version__,
-    }
-    mark: dict[str, Any] = {"identity": identity(parts)}
-    mark["parts"] = {**parts, "recipe": identity({"text": recipe.text})}
-    if (out / "run.json").exists():
-        was = json.loads((out / "run.json").read_text())
-        if not isinstance(was, dict) or not {"identity", "parts"} <= was.keys():
-            raise HbcalError(f"{out / 'run.json'} is not what a run of hbcal writes: choose another --out.")
-        if was["identity"] != mark["identity"]:
-            differ = [k for k, v in mark["parts"].items() if was["parts"].get(k) != v]
-            raise HbcalError(
-                f"The run in {out} was started with another {' and '.join(differ)}: resume it with what it was started "
-                "with, or choose another --out."
-            )
-        if (out / "posterior.nc").exists():
-            say(f"{out} is complete already: nothing to resume")
-            return open_run(out)
-    elif out.is_dir() and any(p.name != ".lock" for p in out.iterdir()):
-        raise HbcalError(f"The folder {out} holds something that is not a run of hbcal: choose another --out.")
+    mark = _mark(recipe, catalogue, settings)
+    _refuse_another_run(out, mark)
+    if (out / "posterior.nc").exists():
+        say(f"{out} is complete already: nothing to resume")
+        return open_run(out)
 
     say(prepared.overlap.text({name: recipe.unit(name) for name in recipe.labels}))
     copies = undeclared_copies(prepared)
@@ -160,7 +142,11 @@ def calibrate(
             more, more_stats = sample(second_task(prepared, second), settings, out / "dependents", progress=say)
             stats |= {f"{name}_dependents": values for name, values in more_stats.items()}
             quantities = second_quantities(prepared, second, more, quantities, voters, probability)
-        run = _write(out, problem, quantities, stats, probability, settings, mark["identity"], begun, copies)
+        provenance = _provenance(prepared, settings) | {
+            "identity": mark["identity"], "copies": copies, "begun": begun.isoformat(timespec="seconds"),
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        }  # fmt: skip
+        run = _write(out, problem, quantities, stats, probability, provenance)
         for name in ("chains", "dependents"):
             shutil.rmtree(out / name, ignore_errors=True)
     say(run.diagnostics_text)
@@ -198,45 +184,71 @@ def _settings(
     )  # fmt: skip
 
 
-def _write(
-    out: Path, problem: Problem, quantities: dict[str, np.ndarray], stats: dict[str, np.ndarray],
-    probability: np.ndarray | None, settings: Settings, mark: str, begun: datetime, copies: list[str],
-) -> Run:  # fmt: skip
-    """Everything a run holds; ``posterior.nc`` last, since its presence means the run is complete."""
+def _mark(recipe: Recipe, catalogue: Catalogue, settings: Settings) -> dict[str, Any]:
+    """What a run was started with: its identity, and its parts for whoever compares."""
+    parts = {
+        "recipe": recipe.text,
+        "data": catalogue.digest(),
+        "settings": settings.identity(),
+        "hbcal": __version__,
+    }
+    return {"identity": identity(parts), "parts": {**parts, "recipe": identity({"text": recipe.text})}}
+
+
+def _refuse_another_run(out: Path, mark: Mapping[str, Any]) -> None:
+    """A folder may be empty or hold the same run, begun or complete."""
+    if (out / "run.json").exists():
+        was = json.loads((out / "run.json").read_text())
+        if not isinstance(was, dict) or not {"identity", "parts"} <= was.keys():
+            raise HbcalError(f"{out / 'run.json'} is not what a run of hbcal writes: choose another --out.")
+        if was["identity"] != mark["identity"]:
+            differ = [k for k, v in mark["parts"].items() if was["parts"].get(k) != v]
+            raise HbcalError(
+                f"The run in {out} was started with another {' and '.join(differ)}: resume it with what it was started "
+                "with, or choose another --out."
+            )
+    elif out.is_dir() and any(p.name != ".lock" for p in out.iterdir()):
+        raise HbcalError(f"The folder {out} holds something that is not a run of hbcal: choose another --out.")
+
+
+def _provenance(prepared: Prepared, settings: Settings) -> dict[str, Any]:
+    """What was fitted to what, with what; plain values, for JSON."""
     import jax
     import numpyro
 
-    prepared = problem.prepared
     recipe, graph, members = prepared.recipe, prepared.overlap, prepared.catalogue.members
-    relative = [label for label in graph.fitted if not graph.anchored[label]]
-    provenance: dict[str, Any] = {
+    return {
         "hbcal": __version__,
         "recipe": recipe.name,
         "program": recipe.program,
-        "identity": mark,
         "seed": settings.seed,
         "settings": settings.identity(),
         "device": settings.platform,
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpyro": numpyro.__version__},
         "machine": platform.machine(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "begun": begun.isoformat(timespec="seconds"),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "sources": list(prepared.catalogue.sources),
         "left_out": dict(prepared.catalogue.left_out),
         "scale": {
-            l: "relative scale" if l in relative else "anchored on " + ", ".join(graph.anchored[l])
+            l: "anchored on " + ", ".join(graph.anchored[l]) if graph.anchored[l] else "relative scale"
             for l in graph.fitted
         },
         "single": list(graph.single),
         "dependent": {s: list(recipe.surveys[s].depends_on) for s in recipe.dependent},
         "own_scale": {s: list(spec.own_scale) for s, spec in recipe.surveys.items() if spec.own_scale},
-        "copies": copies,
         "floor_sums_only": {k: list(v) for k, v in graph.sums.items()},
         "overlap": [vars(tie) for tie in graph.ties],
         "units": {label: recipe.unit(label) for label in recipe.labels},
         "clusters": dict(zip(members.names, members.kinds, strict=True)) if members else {},
     }
+
+
+def _write(
+    out: Path, problem: Problem, quantities: dict[str, np.ndarray], stats: dict[str, np.ndarray],
+    probability: np.ndarray | None, provenance: dict[str, Any],
+) -> Run:  # fmt: skip
+    """Everything a run holds; ``posterior.nc`` last, since its presence means the run is complete."""
+    prepared, recipe = problem.prepared, problem.prepared.recipe
     tree = build_tree(prepared, quantities, stats, provenance)
     tree["clipped_data"] = xr.DataTree(measurements(problem.clipped))  # without a source others may be clipped
     if probability is not None:
@@ -247,7 +259,7 @@ def _write(
     write_text(out / "recipe.toml", recipe.text)
     write_text(out / "provenance.json", json.dumps(provenance, indent=1))
     write_text(out / "diagnostics.json", json.dumps(found.as_dict(), indent=1))
-    write_text(out / "overlap.txt", graph.text(provenance["units"]) + "\n")
+    write_text(out / "overlap.txt", prepared.overlap.text(provenance["units"]) + "\n")
     beside = out / "posterior.nc.part"
     tree.to_netcdf(beside, engine="h5netcdf")
     run = Run(out, recipe, tree)
