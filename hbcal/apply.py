@@ -12,8 +12,7 @@ import xarray as xr
 from hbcal._errors import HbcalError
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Target
-from hbcal.clusters import join
-from hbcal.design import voting
+from hbcal.design import with_clusters
 from hbcal.draws import Draws, draws_of, label_draws
 from hbcal.mixture import CHUNK, Mixture
 from hbcal.predict import told_by, true_label
@@ -83,7 +82,7 @@ def fitted_support(recipe: Recipe, catalogue: Catalogue, survey: str, label: str
     s, l = catalogue.surveys.index(survey), catalogue.labels.index(label)
     here = (catalogue.survey == s) & (catalogue.label == l)
     stars = np.unique(catalogue.star[here])
-    joined = join(recipe, catalogue, voting(recipe, catalogue))  # a cluster ties a star, too
+    joined, _ = with_clusters(recipe, catalogue)  # a cluster ties a star, too
     n_seen = np.bincount(joined.star[joined.label == l], minlength=catalogue.n_star)
     stars = stars[n_seen[stars] > 1]
     x = catalogue.x[stars, s]
@@ -185,7 +184,7 @@ def apply_draws(
         ((3, 1), (3, 1, 1))
     """
     n_row = len(target.star)
-    drawn = {label: d for label in target.value if (d := draws_of(recipe, posterior, target.survey, label)) is not None}
+    drawn = drawn_of(recipe, posterior, target)
     labels = tuple(drawn)
     value = np.full((n_row, len(labels)), np.nan)
     covariance = np.full((n_row, len(labels), len(labels)), np.nan)
@@ -217,6 +216,30 @@ def apply_draws(
         if name == label or name.startswith(f"{label}_")
     }
     return Applied(target.star, columns, units, value, covariance, labels, target.survey, scale)
+
+
+def drawn_of(recipe: Recipe, posterior: xr.Dataset, target: Target, label: str = "") -> dict[str, Draws]:
+    """Draws of the calibration of every label that rows report.
+
+    Args:
+        recipe, posterior: of the run.
+        target: the rows.
+        label: one that must be among them; "" for none.
+
+    Returns:
+        Label -> `Draws`; labels that the run did not calibrate are not in it.
+
+    Errors:
+        HbcalError for a `label` that is not among them.
+
+    Example:
+        >>> list(drawn_of(tiny_run().recipe, tiny_run().posterior, tiny_target()))
+        ['fe_h']
+    """
+    drawn = {name: d for name in target.value if (d := draws_of(recipe, posterior, target.survey, name)) is not None}
+    if label and label not in drawn:
+        raise HbcalError(f"The run did not calibrate {label!r} of survey {target.survey!r}, or the table lacks it.")
+    return drawn
 
 
 def explain(target: Target, why: Mapping[str, np.ndarray], answered: np.ndarray) -> np.ndarray:
@@ -365,9 +388,7 @@ def calibration_covariance(
         >>> shared.shape, bool((np.linalg.eigvalsh(shared) > 0).all())
         ((3, 3), True)
     """
-    d = draws_of(recipe, posterior, target.survey, label) if label in posterior["label"].values else None
-    if d is None or label not in target.value:
-        raise HbcalError(f"The run did not calibrate {label!r} of survey {target.survey!r}, or the table lacks it.")
+    d = drawn_of(recipe, posterior, target, label)[label]
     ok = answerable(recipe, catalogue, target, d)[0]
     found, edge = _columns(d, target, label, ok, fitted_edges(recipe, posterior, catalogue, target.survey, label))
     shift = d.shift(target.x)

@@ -10,6 +10,7 @@ import xarray as xr
 from hbcal.design import Prepared
 from hbcal.numerics.null import open_directions, varimax
 from hbcal.terms import OFFSET, trend_terms
+from hbcal.tree import terms_of
 
 OPEN = 0.5  # variance in units of the prior's from which on a combination counts as open: 0.7 of the prior's sd
 NAMED = 0.5  # a number takes part in a combination where its loading is at least this share of the largest
@@ -30,27 +31,6 @@ class Open:
     ratio: float
     amount: np.ndarray
     words: str
-
-
-def terms_of(posterior: xr.Dataset) -> xr.DataArray:
-    """Draws of zero points and trends as one array.
-
-    Args:
-        posterior: of a run, dims (chain, draw, survey, label, ...).
-
-    Returns:
-        (sample, survey, label, term), "offset" first, label units; NaN where there is no such term.
-
-    Errors:
-        KeyError when the posterior is not a run's.
-
-    Example:
-        >>> terms_of(tiny_run().posterior)["term"].values.tolist()
-        ['offset', 'x1', 'x2']
-    """
-    offset = posterior["offset"].expand_dims(term=[OFFSET])
-    both = xr.concat([offset, posterior["trend"]], dim="term", coords="minimal")
-    return both.stack(sample=("chain", "draw")).transpose("sample", "survey", "label", "term")
 
 
 def contraction(prepared: Prepared, posterior: xr.Dataset) -> xr.Dataset:
@@ -84,12 +64,10 @@ def contraction(prepared: Prepared, posterior: xr.Dataset) -> xr.Dataset:
         expand = prepared.expand[i]
         var = np.einsum("stk,k->st", expand**2, (_prior_sds(prepared, posterior, i) ** 2).mean(axis=0))
         prior.loc[{"label": label, "term": list(prepared.terms)}] = np.where(var > 0, np.sqrt(var), np.nan)
+    empty = np.zeros((1, len(recipe.covariates)))
     for survey in recipe.dependent:  # fitted in a second stage, to the same priors, no scale of theirs learnt
         for label in cat.labels:
-            terms, spec = (
-                trend_terms(recipe, survey, label, np.zeros((1, len(recipe.covariates)))),
-                recipe.labels[label],
-            )
+            terms, spec = trend_terms(recipe, survey, label, empty), recipe.labels[label]
             sds = {OFFSET: spec.offset_sd or spec.offset_scale}
             sds |= {f"trend{i}": trend.sd or trend.scale for i, trend in enumerate(recipe.trend)}
             for name, weight, group in zip(terms.names, terms.weights, terms.groups, strict=True):

@@ -103,10 +103,8 @@ def prepare(recipe: Recipe, catalogue: Catalogue) -> Prepared:
     anchors = anchors_of(recipe)
     catalogue = usable_members(recipe, with_true_labels(recipe, _usable(recipe, catalogue, anchors)))
     known = {(s, l) for l, who in anchors.items() for s in who if not recipe.surveys[s].free}
-    votes = voting(recipe, catalogue)
-    _refuse_own_scale(recipe, catalogue, votes)
-    joined = join(recipe, catalogue, votes)
-    votes = np.append(votes, np.ones(len(joined.value) - len(votes), bool))
+    _refuse_own_scale(recipe, catalogue, voting(recipe, catalogue))
+    joined, votes = with_clusters(recipe, catalogue)
     graph = overlap(joined.select(votes), anchors, known, tuple(recipe.clusters))
     groups = NO_GROUPS
     if recipe.program == "crosscal_structural":
@@ -173,6 +171,28 @@ def voting(recipe: Recipe, catalogue: Catalogue) -> np.ndarray:
     """
     table = np.array([[recipe.votes(s, l) for l in catalogue.labels] for s in catalogue.surveys])
     return table[catalogue.survey, catalogue.label]
+
+
+def with_clusters(recipe: Recipe, catalogue: Catalogue) -> tuple[Catalogue, np.ndarray]:
+    """The catalogue with its clusters as pseudo-surveys behind, and which of all those measurements have a say.
+
+    Args:
+        recipe, catalogue: of the fit.
+
+    Returns:
+        `Catalogue` as `hbcal.clusters.join` gives it; (n_measurement,) bool, True for those of clusters.
+
+    Errors:
+        None.
+
+    Example:
+        >>> joined, votes = with_clusters(tiny_clusters().recipe, tiny_clusters().catalogue)
+        >>> joined.surveys, len(votes) == len(joined.value)
+        (('s1', 'open'), True)
+    """
+    votes = voting(recipe, catalogue)
+    joined = join(recipe, catalogue, votes)
+    return joined, np.append(votes, np.ones(len(joined.value) - len(votes), bool))
 
 
 def _refuse_own_scale(recipe: Recipe, cat: Catalogue, votes: np.ndarray) -> None:

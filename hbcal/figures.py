@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hbcal.clusters import join
-from hbcal.design import voting
+from hbcal.design import with_clusters
 from hbcal.draws import label_draws
 from hbcal.predict import FEW_DRAWS, told_by, true_label
-from hbcal.solve import beside, measured_by, solve
+from hbcal.solve import beside, solve_stars
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,8 +150,7 @@ def _truth_and_shift(run, others, d, star, x) -> tuple[np.ndarray, np.ndarray]:
         truth = true_label(cat, others, d.label, star)
         return np.where(truth.count > 0, truth.z.centre(), np.nan), d.shift(x).mean(1)
     more = [each.thinned(FEW_DRAWS) for each in beside(run.recipe, run.posterior, d.label)]
-    stars, position = np.unique(star, return_inverse=True)
-    solved = solve(measured_by(cat, [*others.values(), *more], stars), len(stars)).rows(position)
+    solved = solve_stars(cat, [*others.values(), *more], star)
     z = solved.mean[:, :, cat.labels.index(d.label)]
     return z.mean(1), (solved.reported(d.thinned(FEW_DRAWS), x)[0] - z).mean(1)
 
@@ -180,7 +178,7 @@ def within_clusters(run: Run, path: Path) -> None:
         True
     """
     cat = run.catalogue
-    joined = join(run.recipe, cat, voting(run.recipe, cat))
+    joined, _ = with_clusters(run.recipe, cat)
     assert cat.members is not None
     panels = []
     for l, label in enumerate(cat.labels):

@@ -85,14 +85,14 @@ def with_true_labels(recipe: Recipe, cat: Catalogue) -> Catalogue:
             for name in names:
                 here = (cat.survey == cat.surveys.index(survey)) & (cat.label == cat.labels.index(label))
                 there = np.isin(cat.star, cat.star[cat.label == cat.labels.index(name)])
-                if here.any() and not (here & there).any():
+                if not here.any():
+                    continue
+                if not (here & there).any():
                     raise HbcalError(
                         f"{label} of survey {survey!r} depends on the true {name}, but none of its {int(here.sum())} "
                         f"measurements is of a star with a measured {name}: drop that trend or add such stars."
                     )
-                cat = (
-                    cat.select(~here | there, f"no {name}, on which {label} of {survey} depends") if here.any() else cat
-                )
+                cat = cat.select(~here | there, f"no {name}, on which {label} of {survey} depends")
     return cat
 
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from hbcal.contraction import Open, contraction, open_combinations, terms_of
+from hbcal.contraction import Open, contraction, open_combinations
 from hbcal.design import Prepared, prepare
 from hbcal.draws import Draws, label_draws
 from hbcal.influence import moved
 from hbcal.terms import OFFSET
+from hbcal.tree import terms_of
 
 if TYPE_CHECKING:
     from hbcal.run import Run

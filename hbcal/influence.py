@@ -13,14 +13,14 @@ import xarray as xr
 from hbcal._errors import HbcalError, closest
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.overlap import overlap
-from hbcal.clusters import join
-from hbcal.design import Prepared, anchors_of, named_quantities, prepare, voting
+from hbcal.design import Prepared, anchors_of, named_quantities, prepare, voting, with_clusters
 from hbcal.infer.diagnose import table
 from hbcal.infer.sample import sample
 from hbcal.infer.task import Settings
 from hbcal.numerics.gauge import regauge
 from hbcal.problem import pose
 from hbcal.recipe import Recipe
+from hbcal.tree import dataset, terms_of
 
 CHAINS, WARMUP, DRAWS = 2, 100, 150  # from the mode and its curvature on: enough to tell a mean within 0.1 sd
 
@@ -100,9 +100,8 @@ def rest_of(prepared: Prepared, survey: str) -> Rest:
     """
     recipe = prepared.recipe
     cat = without(recipe, prepared.catalogue, survey)
-    anchors, votes, reasons = anchors_of(recipe), voting(recipe, cat), {}
-    joined = join(recipe, cat, votes)
-    votes = np.append(votes, np.ones(len(joined.value) - len(votes), bool))
+    anchors, reasons = anchors_of(recipe), {}
+    joined, votes = with_clusters(recipe, cat)
     for label in prepared.overlap.fitted:
         if prepared.overlap.anchored[label] == (survey,):
             reasons[label] = f"{survey} is the only anchor of {label}: without it the scale hangs in the air"
@@ -149,14 +148,10 @@ def brief_mean(prepared: Prepared) -> xr.Dataset:
     )
     with tempfile.TemporaryDirectory() as folder:
         sites, _ = sample(problem.task, settings, Path(folder))
-    posed = problem.prepared
-    named = named_quantities(posed, sites)
-    draws = np.concatenate([named["offset"][..., None], named["trend"]], axis=-1)
-    dims = ("survey", "label", "term")
-    ess = table(xr.Dataset({"draws": (("chain", "draw", *dims), draws)}))["draws"]["ess_bulk"]
-    coords = {"survey": list(posed.catalogue.surveys), "label": list(posed.catalogue.labels), "term": list(posed.terms)}
-    values = {"mean": draws.mean((0, 1)), "error": draws.std((0, 1)) / np.sqrt(ess)}
-    return xr.Dataset({name: (dims, each) for name, each in values.items()}, coords)
+    draws = terms_of(dataset(problem.prepared, named_quantities(problem.prepared, sites)))
+    ess = table(draws.unstack("sample").to_dataset(name="draws"))["draws"]["ess_bulk"]
+    mean, sd = draws.mean("sample", skipna=False), draws.std("sample", skipna=False)
+    return xr.Dataset({"mean": mean, "error": sd / np.sqrt(ess)})
 
 
 def moved(
@@ -184,7 +179,6 @@ def moved(
         HbcalError for a source the fit does not have; what cannot be told has a reason.
 
     Example:
-        >>> from hbcal.contraction import terms_of
         >>> found = moved(tiny_prepared(), terms_of(tiny_run().posterior), drop=["s0"])
         >>> found["moved"].dims
         ('dropped', 'survey', 'label', 'term')
@@ -206,7 +200,7 @@ def moved(
 def _without(prepared: Prepared, draws: xr.DataArray, survey: str) -> xr.Dataset:
     """What dropping one source does: moved, error, shift (survey, label, term) and reason (label)."""
     recipe, cat = prepared.recipe, prepared.catalogue
-    whole, like = draws.mean("sample", skipna=False), draws.isel(sample=0, drop=True)
+    like = draws.isel(sample=0, drop=True)
     votes = voting(recipe, cat) & (cat.survey == cat.surveys.index(survey))
     shift = error = width = xr.full_like(like, np.nan)
     if votes.any():
@@ -214,13 +208,14 @@ def _without(prepared: Prepared, draws: xr.DataArray, survey: str) -> xr.Dataset
         told = rest.reasons
         if rest.prepared is not None:
             left = brief_mean(rest.prepared).reindex_like(like)
-            with_it, without_it, drawn = (_regauged(rest.prepared, each) for each in (whole, left["mean"], draws))
-            shift, error, width = without_it - with_it, left["error"], drawn.std("sample", skipna=False)
+            with_it = _regauged(rest.prepared, draws)
+            shift = left["mean"] - with_it.mean("sample", skipna=False)
+            error, width = left["error"], with_it.std("sample", skipna=False)
     else:
         told = dict.fromkeys(
             prepared.overlap.fitted, f"{survey} {_silent(recipe, survey)}: influence 0 by construction"
         )
-        shift = error = xr.zeros_like(like).where(np.isfinite(whole) & (like["survey"] != survey))
+        shift = error = xr.zeros_like(like).where(np.isfinite(like) & (like["survey"] != survey))
         width = xr.ones_like(like)
     width = width.where(width > 0)
     reason = xr.DataArray([told.get(str(l), "") for l in like["label"].values], {"label": like["label"]}, ("label",))

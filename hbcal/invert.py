@@ -7,15 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from hbcal._errors import HbcalError
-from hbcal.apply import LEVELS, Applied, answerable, explain
+from hbcal.apply import LEVELS, Applied, answerable, drawn_of, explain
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Target
-from hbcal.draws import Draws, draws_of, label_draws
+from hbcal.draws import Draws, label_draws
 from hbcal.groups import depends_on_true
 from hbcal.mixture import Mixture
 from hbcal.recipe import Recipe
-from hbcal.solve import Measured, Solved, measured_by, solve
+from hbcal.solve import Measured, Solved, solve, solve_stars
 from hbcal.support import Edges
 
 CHUNK, FEW = 512, 16
@@ -49,7 +48,7 @@ def invert_draws(
         True
     """
     n_row = len(target.star)
-    drawn = {label: d for label in target.value if (d := draws_of(recipe, posterior, target.survey, label)) is not None}
+    drawn = drawn_of(recipe, posterior, target)
     labels = tuple(drawn)
     at = [list(recipe.labels).index(label) for label in labels]
     good, why, far = _good(recipe, catalogue, target, drawn)
@@ -103,9 +102,7 @@ def inverted_covariance(
         >>> bool(np.allclose(shared, run.covariance(tiny_target(), "s1", "fe_h")))  # no trend there is in a true label
         True
     """
-    drawn = {name: d for name in target.value if (d := draws_of(recipe, posterior, target.survey, name)) is not None}
-    if label not in drawn:
-        raise HbcalError(f"The run did not calibrate {label!r} of survey {target.survey!r}, or the table lacks it.")
+    drawn = drawn_of(recipe, posterior, target, label)
     good, l = _good(recipe, catalogue, target, drawn)[0], list(recipe.labels).index(label)
     parts = [
         _solved(drawn, target, np.arange(start, min(start + CHUNK, len(target.star))), good).label(l)
@@ -147,19 +144,21 @@ def _outside(recipe, posterior, catalogue, drawn, columns, good, far) -> np.ndar
     outside = np.full(len(columns[next(iter(drawn))]), np.nan)
     for label, d in drawn.items():
         outside = np.where(good[label], np.fmax(outside, far[label]), outside)
-        for name in depends_on_true(recipe, d.survey, label) if good[label].any() else ():
-            edges = _range(recipe, posterior, catalogue, d.survey, label, name)
+        needs = depends_on_true(recipe, d.survey, label)
+        if not needs or not good[label].any():
+            continue
+        learnt = _learnt_from(recipe, posterior, catalogue, d.survey, label)
+        for name in needs:
+            z = learnt.label(list(recipe.labels).index(name)).centre()
+            edges = Edges(float(z.min()), float(z.max()), False)
             beyond = edges.beyond(columns[name], columns[f"{name}_err_star"])
             outside = np.where(good[label], np.fmax(outside, beyond), outside)
     return outside
 
 
-def _range(recipe, posterior, catalogue, survey: str, label: str, name: str) -> Edges:
-    """Range of a true label of the stars from which a survey's response in another label was learnt."""
+def _learnt_from(recipe, posterior, catalogue, survey: str, label: str) -> Solved:
+    """True labels of the stars from which a survey's response in a label was learnt."""
     every = [d.thinned(FEW) for l in recipe.labels for d in label_draws(recipe, posterior, l).values()]
     at = (catalogue.survey == catalogue.surveys.index(survey)) & (catalogue.label == catalogue.labels.index(label))
-    stars = np.unique(catalogue.star[at])
-    solved = solve(measured_by(catalogue, every, stars), len(stars))
-    several = solved.count[:, list(recipe.labels).index(label)] > 1
-    z = solved.label(list(recipe.labels).index(name)).rows(several).centre()
-    return Edges(float(z.min()), float(z.max()), False)
+    solved = solve_stars(catalogue, every, np.unique(catalogue.star[at]))
+    return solved.rows(solved.count[:, list(recipe.labels).index(label)] > 1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from hbcal.figures import INK, SOFT, blank
 from hbcal.folder import write_text
-from hbcal.identify import Identifiability
+from hbcal.identify import WEAK, Identifiability
 
 WIDEST = 8.0  # points
 
@@ -60,12 +60,12 @@ def draw_network(report: Identifiability, path: Path) -> None:
     """
     labels = list(report.scale)
     known = [_known(report, label) for label in labels]
-    figure = blank(11.0, sum(max(3.6, 1.0 + 0.16 * len(names)) for names, _ in known))
-    ratios = [max(3.6, 1.0 + 0.16 * len(names)) for names, _ in known]
-    axes = figure.subplots(len(labels), 2, squeeze=False, gridspec_kw={"height_ratios": ratios})
+    heights = [max(3.6, 1.0 + 0.16 * len(names)) for names, _ in known]
+    figure = blank(11.0, sum(heights))
+    axes = figure.subplots(len(labels), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
     for (left, right), label, (names, value) in zip(axes, labels, known, strict=True):
         _graph(left, report, label)
-        right.barh(range(len(names)), value, color=[SOFT if v < 0.5 else INK for v in value])
+        right.barh(range(len(names)), value, color=[SOFT if v < WEAK else INK for v in value])
         right.set_yticks(range(len(names)), names, fontsize=7)
         right.invert_yaxis()
         right.set_xlim(min(0.0, *value), 1.0)

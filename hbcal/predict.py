@@ -16,7 +16,7 @@ from hbcal.groups import depends_on_true
 from hbcal.mixture import CHUNK, Mixture
 from hbcal.numerics.outliers import outlier_log_joint, true_value
 from hbcal.recipe import Recipe
-from hbcal.solve import beside, measured_by, solve
+from hbcal.solve import beside, solve_stars
 
 PIECE = 2**17
 FEW_DRAWS = 100  # where every draw comes with all hypotheses about outliers
@@ -296,8 +296,7 @@ def predictive(
     """
     x = catalogue.x[star, catalogue.surveys.index(d.survey)]
     if d.recipe.program == "crosscal_structural":
-        stars, position = np.unique(star, return_inverse=True)
-        z = solve(measured_by(catalogue, [*told.values(), *others], stars), len(stars)).rows(position)
+        z = solve_stars(catalogue, [*told.values(), *others], star)
         mean, sd = z.reported(d, x)
         whole = Mixture.of_draws(mean, np.hypot(sd, d.noise(x, error)))
         return Predictive(

@@ -155,11 +155,15 @@ def robust_start(prepared: Prepared) -> tuple[Prepared, Start]:
     """
     rate = np.full(len(prepared.rates), prepared.recipe.priors.outlier_rate)
     begin = {**rough_start(prepared, FAR), **({"outlier_rate": rate} if len(rate) else {})}
-    task = robust_task(prepared, begin)
+    return prepared, _at_the_mode(robust_task(prepared, begin))
+
+
+def _at_the_mode(task: Task) -> Start:
+    """Where a program that clips nothing starts: at its mode, searched from the task's start."""
     mode = Mode(task)
     sites = mode(task.args)
-    found = {k: np.asarray(sites[k]) for k in begin}
-    return prepared, Start(found, mode.inverse_mass(), np.zeros(0, int), mode.converged)
+    found = {k: np.asarray(sites[k]) for k in task.start}
+    return Start(found, mode.inverse_mass(), np.zeros(0, int), mode.converged)
 
 
 def structural_task(
@@ -206,12 +210,7 @@ def structural_start(prepared: Prepared) -> tuple[Prepared, Start]:
     """
     begin = rough_start(prepared, FAR)
     begin |= _rough_populations(prepared, structural(prepared))
-    task = structural_task(prepared, begin)
-    mode = Mode(task)
-    sites = mode(task.args)
-    return prepared, Start(
-        {k: np.asarray(sites[k]) for k in begin}, mode.inverse_mass(), np.zeros(0, int), mode.converged
-    )
+    return prepared, _at_the_mode(structural_task(prepared, begin))
 
 
 def _rough_populations(prepared: Prepared, posed: Structural) -> dict[str, np.ndarray]:

@@ -139,6 +139,31 @@ def measured_by(catalogue: Catalogue, drawn: Iterable[Draws], star: np.ndarray) 
     return found
 
 
+def solve_stars(catalogue: Catalogue, drawn: Iterable[Draws], star: np.ndarray) -> Solved:
+    """Solve for the true labels of stars of the catalogue from its measurements, see `solve`.
+
+    Args:
+        catalogue: of the run.
+        drawn: whose measurements.
+        star: star numbers, (n,), in any order, perhaps more than once.
+
+    Returns:
+        `Solved`, one entry per number given.
+
+    Errors:
+        IndexError for no draws.
+
+    Example:
+        >>> from hbcal.draws import draws_of
+        >>> run = tiny_run()
+        >>> d = draws_of(run.recipe, run.posterior, "s1", "fe_h")
+        >>> solve_stars(run.catalogue, [d], np.array([3, 1, 3])).count[:, 0].tolist()
+        [1, 1, 1]
+    """
+    stars, position = np.unique(star, return_inverse=True)
+    return solve(measured_by(catalogue, drawn, stars), len(stars)).rows(position)
+
+
 def solve(measured: list[Measured], n_star: int) -> Solved:
     """Solve for the true labels of stars, draw by draw, with a flat prior.
 

@@ -11,6 +11,7 @@ import xarray as xr
 
 from hbcal.catalogue.catalogue import Catalogue, Members
 from hbcal.design import Prepared
+from hbcal.terms import OFFSET
 
 DIMS = {
     "offset": ("survey", "label"),
@@ -102,6 +103,27 @@ def dataset(prepared: Prepared, quantities: dict[str, np.ndarray]) -> xr.Dataset
             posterior[name].attrs["units"] = units
     posterior["error_scale"].attrs["units"] = posterior["floor_trend"].attrs["units"] = "1"
     return xr.Dataset(posterior)
+
+
+def terms_of(posterior: xr.Dataset) -> xr.DataArray:
+    """Draws of zero points and trends as one array.
+
+    Args:
+        posterior: of a run, dims (chain, draw, survey, label, ...).
+
+    Returns:
+        (sample, survey, label, term), "offset" first, label units; NaN where there is no such term.
+
+    Errors:
+        KeyError when the posterior is not a run's.
+
+    Example:
+        >>> terms_of(tiny_run().posterior)["term"].values.tolist()
+        ['offset', 'x1', 'x2']
+    """
+    offset = posterior["offset"].expand_dims(term=[OFFSET])
+    both = xr.concat([offset, posterior["trend"]], dim="term", coords="minimal")
+    return both.stack(sample=("chain", "draw")).transpose("sample", "survey", "label", "term")
 
 
 def build_tree(

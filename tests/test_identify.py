@@ -13,12 +13,13 @@ from typer.testing import CliRunner
 from hbcal import calibrate, simulate
 from hbcal.calibration import ConvergenceWarning
 from hbcal.cli import app
-from hbcal.contraction import open_combinations, terms_of
+from hbcal.contraction import open_combinations
 from hbcal.design import prepare
 from hbcal.influence import brief_mean, moved, rest_of
 from hbcal.network_figure import draw_network
 from hbcal.numerics.null import open_directions, varimax
 from hbcal.recipe import parse_recipe
+from hbcal.tree import terms_of
 
 TABLE = {
     "name": "ties",

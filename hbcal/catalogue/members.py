@@ -85,11 +85,11 @@ def _rows(columns: Columns, spec: ClusterSpec, recipe: Recipe) -> pd.DataFrame:
                 f"{p[first]:g} in row {columns.row[first]}: correct them, or filter them with keep or within."
             )
     rows = pd.DataFrame({"star": star, "cluster": cluster, "probability": p, "file": name})
-    n = rows.groupby("star", sort=False).size()
-    twice = n.index[n > 1]
     _refuse_two(rows)
     if spec.visits:
         return rows.drop_duplicates("star")
+    n = rows.groupby("star", sort=False).size()
+    twice = n.index[n > 1]
     if len(twice):
         raise HbcalError(
             f"{name} lists {len(twice)} star(s) in more than one row, {some(twice)}: keep one of each, or set visits = "
