@@ -67,6 +67,39 @@ def tiny_structural():
 
 
 @functools.cache
+def tiny_correlated():
+    """`tiny_sky` with a second label, both of a survey with correlated errors; prepared."""
+    from hbcal import simulate
+    from hbcal.design import prepare
+
+    return prepare(_correlated_recipe(), simulate(_correlated_recipe(), seed=1).catalogue)
+
+
+@functools.cache
+def tiny_correlated_run():
+    """A finished run on `tiny_correlated`, of too few draws."""
+    from hbcal.calibration import ConvergenceWarning, calibrate
+
+    prepared = tiny_correlated()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        settings = {"workers": 0, "chains": 2, "warmup": 100, "draws": 100}
+        return calibrate(prepared.recipe, prepared.catalogue, _home() / "correlated", **settings)
+
+
+def _correlated_recipe():
+    from hbcal.recipe import parse_recipe
+
+    table = tomllib.loads(_recipe_text()) | {"name": "correlated", "program": "crosscal_correlated"}
+    table["labels"]["mg_h"] = table["labels"]["fe_h"]
+    both = list(table["labels"])
+    surveys = {"s0": {"anchor": both}, "s1": {"correlated": both}, "s2": {"correlated": both}}
+    table |= {"surveys": surveys}
+    table["simulate"] |= {"error_low": dict.fromkeys(both, 0.03), "error_high": dict.fromkeys(both, 0.08)}
+    return parse_recipe(table)
+
+
+@functools.cache
 def tiny_clusters():
     """One survey alone, 60 stars, most of them in one of three clusters; prepared."""
     from hbcal import simulate
@@ -115,6 +148,19 @@ def tiny_target():
 
 
 @functools.cache
+def tiny_target_of_two():
+    """The first three visits of s1 in `tiny_correlated`, both labels."""
+    from hbcal.catalogue.target import Target
+    from hbcal.visits import visit_table
+
+    cat = tiny_correlated().catalogue
+    rows = visit_table(cat, 1)[:3]
+    value, error = ({name: v[rows[:, l]] for l, name in enumerate(cat.labels)} for v in (cat.value, cat.error))
+    star = cat.star[rows[:, 0]]
+    return Target("s1", cat.stars[star], value, error, {}, cat.x[star, 1], np.full(3, "", dtype=object), False)
+
+
+@functools.cache
 def _home():
     """A folder that goes with the process that made it."""
     home = Path(tempfile.mkdtemp(prefix="hbcal_tiny_"))
@@ -148,8 +194,8 @@ def _recipe():
 @pytest.fixture(autouse=True)
 def _helpers(doctest_namespace):
     helpers = (
-        tiny_sky, tiny_prepared, tiny_network, tiny_structural, tiny_clusters, tiny_cluster_run, tiny_run, tiny_folder,
-        tiny_target,
+        tiny_sky, tiny_prepared, tiny_network, tiny_structural, tiny_clusters, tiny_cluster_run, tiny_correlated,
+        tiny_correlated_run, tiny_run, tiny_folder, tiny_target, tiny_target_of_two,
     )  # fmt: skip
     for helper in helpers:
         doctest_namespace[helper.__name__] = helper

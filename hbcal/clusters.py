@@ -117,7 +117,7 @@ def join(recipe: Recipe, catalogue: Catalogue, votes: np.ndarray) -> Catalogue:
         catalogue, surveys=(*catalogue.surveys, *recipe.clusters), star=np.concatenate(star),
         survey=np.concatenate(survey), label=np.concatenate(label),
         value=np.append(catalogue.value, np.zeros(n_new)), error=np.append(catalogue.error, np.full(n_new, np.nan)),
-        x=np.concatenate([catalogue.x, x], axis=1),
+        x=np.concatenate([catalogue.x, x], axis=1), visit=None, correlation=None,
     )  # fmt: skip
 
 

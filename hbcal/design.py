@@ -17,6 +17,7 @@ from hbcal.groups import NO_GROUPS, Groups, overlap_groups, refuse_without_ancho
 from hbcal.programs.crosscal import Design
 from hbcal.recipe import Recipe
 from hbcal.terms import floor_terms, trend_terms
+from hbcal.visits import refuse_apart
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def prepare(recipe: Recipe, catalogue: Catalogue) -> Prepared:
         groups = overlap_groups(recipe, catalogue, graph)
     builder = Builder(recipe, joined, graph, anchors, votes)
     built = [builder.label(label) for label in graph.fitted]
+    tied = np.concatenate([where[where >= 0] for _, _, where, _ in built])
+    refuse_apart(recipe, catalogue, tied[tied < len(catalogue.value)], graph.fitted)
     for survey in recipe.dependent:
         for label in catalogue.labels:
             names = trend_terms(recipe, survey, label, np.zeros((1, len(recipe.covariates)))).names
@@ -347,7 +350,21 @@ def named_quantities(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[s
         for j, (survey, label) in enumerate(prepared.rates):
             out["outlier_rate"][..., cat.surveys.index(survey), cat.labels.index(label)] = sites["outlier_rate"][..., j]
     out |= cluster_quantities(prepared.recipe, cat, prepared.means, prepared.floors, sites)
-    return out | _populations(prepared, sites)
+    return out | _populations(prepared, sites) | _correlations(prepared, sites)
+
+
+def _correlations(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Fitted correlation between the labels of each survey; NaN where none was fitted."""
+    cat, surveys = prepared.catalogue, prepared.recipe.surveys
+    drawn = {s: sites[f"corr_{s}"] for s in cat.surveys if surveys[s].correlated and f"corr_{s}" in sites}
+    if not drawn:
+        return {}
+    n_label = len(cat.labels)
+    out = np.full((*next(iter(drawn.values())).shape[:2], len(cat.surveys), n_label, n_label), np.nan)
+    for survey, root in drawn.items():
+        at = np.array([cat.labels.index(label) for label in surveys[survey].correlated])
+        out[:, :, cat.surveys.index(survey), at[:, None], at] = root @ np.swapaxes(root, -1, -2)
+    return {"correlation": out}
 
 
 def _populations(prepared: Prepared, sites: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

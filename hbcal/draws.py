@@ -87,12 +87,16 @@ class Draws:
 
     def noise(self, x: np.ndarray, error: np.ndarray) -> np.ndarray:
         """Noise sd of a measurement, sqrt((a e)^2 + tau(x)^2), (n_row, n_draw); a missing error counts as none."""
-        e2 = np.nan_to_num(np.asarray(error, float)) ** 2
-        tau2 = np.broadcast_to(self.floor**2, (len(x), len(self.floor)))
+        return np.hypot(*self.parts(x, error))
+
+    def parts(self, x: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The two parts of the noise sd, a e and tau(x), each (n_row, n_draw)."""
+        quoted = np.nan_to_num(np.asarray(error, float))[:, None] * self.error_scale
+        wide = np.broadcast_to(self.floor, quoted.shape)
         if self.floor_trend.shape[1]:
             psi = floor_terms(self.recipe, self.survey, self.label, x).values
-            tau2 = tau2 * np.exp(2.0 * np.clip(psi @ self.floor_trend.T, -5.0, 5.0))
-        return np.sqrt(e2[:, None] * self.error_scale**2 + tau2)
+            wide = wide * np.exp(np.clip(psi @ self.floor_trend.T, -5.0, 5.0))
+        return quoted, wide
 
 
 def draws_of(recipe: Recipe, posterior: xr.Dataset, survey: str, label: str) -> Draws | None:
@@ -120,7 +124,7 @@ def draws_of(recipe: Recipe, posterior: xr.Dataset, survey: str, label: str) -> 
         k: one[k].to_numpy().reshape(n, *one[k].shape[2:])
         for k in ("offset", "trend", "error_scale", "floor", "floor_trend")
     }
-    pick = np.unique(np.linspace(0, n - 1, min(n, MOST_DRAWS)).astype(int))
+    pick = _picked(n)
     flat = {k: v[pick] for k, v in flat.items()}
     if np.isnan(flat["offset"]).all():
         return None
@@ -143,6 +147,36 @@ def draws_of(recipe: Recipe, posterior: xr.Dataset, survey: str, label: str) -> 
         rate = np.nan_to_num(one["outlier_rate"].to_numpy().reshape(n)[pick])
     floor = np.nan_to_num(flat["floor"])
     return Draws(recipe, survey, label, coefficient, scale, floor, gamma, rate, _inherited(recipe, one, survey, pick))
+
+
+def _picked(n: int) -> np.ndarray:
+    return np.unique(np.linspace(0, n - 1, min(n, MOST_DRAWS)).astype(int))
+
+
+def correlation_draws(posterior: xr.Dataset, survey: str) -> np.ndarray:
+    """Draws of the correlations between a survey's labels, the draws that `draws_of` picks.
+
+    Args:
+        posterior: of a run.
+        survey: which.
+
+    Returns:
+        (n_draw, n_label, n_label), the posterior's labels; 1 on the diagonal, 0 where none was fitted.
+
+    Errors:
+        KeyError for a survey the run does not have.
+
+    Example:
+        >>> correlation_draws(tiny_run().posterior, "s1").shape  # none was fitted
+        (400, 1, 1)
+    """
+    n, n_label = posterior.sizes["chain"] * posterior.sizes["draw"], posterior.sizes["label"]
+    pick, eye = _picked(n), np.eye(n_label)
+    if "correlation" not in posterior:
+        return np.broadcast_to(eye, (len(pick), n_label, n_label))
+    drawn = posterior["correlation"].sel(survey=survey).transpose("chain", "draw", "label", "label_2").to_numpy()
+    drawn = drawn.reshape(n, n_label, n_label)[pick]
+    return np.where(np.isfinite(drawn), drawn, eye)
 
 
 def label_draws(recipe: Recipe, posterior: xr.Dataset, label: str) -> dict[str, Draws]:

@@ -166,6 +166,34 @@ def overlap_groups(recipe: Recipe, cat: Catalogue, graph: Overlap) -> Groups:
         tied[[cat.surveys.index(s) for s in anchors], cat.labels.index(label)] = True
     rows = np.flatnonzero(enters[cat.star, cat.label] & tied[cat.survey, cat.label])
 
+    stars, names = pooled(cat, rows)
+    order = tuple(name for name, _ in Counter(names).most_common())
+    of_star = np.full(cat.n_star, -1)
+    of_star[stars] = [order.index(name) for name in names]
+    measured = np.zeros((len(order), len(cat.labels)), bool)
+    measured[of_star[cat.star[rows]], cat.label[rows]] = True
+    return Groups(order, of_star, rows, measured)
+
+
+def pooled(cat: Catalogue, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Name the stars' groups by the surveys that saw them; groups of fewer than 20 stars are pooled.
+
+    Args:
+        cat: the measurements.
+        rows: those that enter the fit, (n_row,).
+
+    Returns:
+        Star numbers, (n,); the name of the group of each.
+
+    Errors:
+        ValueError for no rows.
+
+    Example:
+        >>> cat = tiny_sky().catalogue
+        >>> stars, names = pooled(cat, np.arange(len(cat.value)))
+        >>> len(stars) == len(set(cat.star)), sorted(set(names))
+        (True, ['few', 's1+s2'])
+    """
     saw = np.zeros((cat.n_star, len(cat.surveys)), bool)
     saw[cat.star[rows], cat.survey[rows]] = True
     stars = np.flatnonzero(saw.any(1))
@@ -174,10 +202,4 @@ def overlap_groups(recipe: Recipe, cat: Catalogue, graph: Overlap) -> Groups:
     names = [name if size[name] >= LEAST else POOL for name in names]
     size = Counter(names)
     largest = max(size, key=lambda name: size[name])
-    names = [largest if name == POOL and size[POOL] < LEAST else name for name in names]
-    order = tuple(name for name, _ in Counter(names).most_common())
-    of_star = np.full(cat.n_star, -1)
-    of_star[stars] = [order.index(name) for name in names]
-    measured = np.zeros((len(order), len(cat.labels)), bool)
-    measured[of_star[cat.star[rows]], cat.label[rows]] = True
-    return Groups(order, of_star, rows, measured)
+    return stars, [largest if name == POOL and size[POOL] < LEAST else name for name in names]

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from hbcal.apply import LEVELS, Applied, answerable, drawn_of, explain
+from hbcal.apply import LEVELS, Applied, drawn_of
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Target
 from hbcal.draws import Draws, label_draws
+from hbcal.fitted import answerable, explain
 from hbcal.groups import depends_on_true
 from hbcal.mixture import Mixture
 from hbcal.recipe import Recipe

@@ -11,9 +11,11 @@ import numpy as np
 
 from hbcal._typing import Array
 from hbcal.catalogue.catalogue import Catalogue
+from hbcal.correlated import correlated
 from hbcal.design import Prepared, prepare
 from hbcal.infer.optimise import Mode
 from hbcal.infer.task import Task
+from hbcal.programs.crosscal_correlated import CorrelatedPriors, crosscal_correlated, draw_coefficients
 from hbcal.programs.crosscal_robust import RobustDesign, RobustPriors, crosscal_robust, outlier_stars
 from hbcal.programs.crosscal_structural import StructuralPriors, crosscal_structural
 from hbcal.start import Start, collapsed_task, find_start, ring_of, rough_start
@@ -164,6 +166,53 @@ def _at_the_mode(task: Task) -> Start:
     sites = mode(task.args)
     found = {k: np.asarray(sites[k]) for k in task.start}
     return Start(found, mode.inverse_mass(), np.zeros(0, int), mode.converged)
+
+
+def correlated_task(
+    prepared: Prepared, sites: Mapping[str, np.ndarray], inverse_mass: np.ndarray | None = None
+) -> Task:
+    """`crosscal_correlated` with its data; coordinates as in `hbcal.start.collapsed_task`.
+
+    Args:
+        prepared, sites, inverse_mass: as there.
+
+    Returns:
+        `Task`.
+
+    Errors:
+        HbcalError as `hbcal.correlated.correlated`.
+
+    Example:
+        >>> correlated_task(tiny_correlated(), {}).program.__name__
+        'crosscal_correlated'
+    """
+    spec, posed = prepared.recipe.priors, correlated(prepared)
+    priors = CorrelatedPriors(spec.error_scale, spec.floor_trend)
+    return Task(
+        crosscal_correlated, (posed.design, posed.y), {"priors": priors}, sites, draw_coefficients, inverse_mass,
+        fold=("floor",), ring=ring_of(prepared),
+    )  # fmt: skip
+
+
+def correlated_start(prepared: Prepared) -> tuple[Prepared, Start]:
+    """The mode of `crosscal_correlated`, searched from that of `crosscal`, which clips where the recipe asks for it.
+
+    Args:
+        prepared: design and data.
+
+    Returns:
+        Without the measurements that lie too far out; `Start`.
+
+    Errors:
+        HbcalError as `hbcal.correlated.correlated`.
+
+    Example:
+        >>> sorted(correlated_start(tiny_correlated())[1].sites)
+        ['corr_s1', 'corr_s2', 'error_scale', 'floor']
+    """
+    left, start = clipped_start(prepared)
+    none = {f"corr_{survey}": np.eye(len(at)) for survey, at in correlated(left).design.correlated}
+    return left, replace(_at_the_mode(correlated_task(left, {**start.sites, **none})), clipped=start.clipped)
 
 
 def structural_task(
@@ -317,6 +366,7 @@ class Way:
 
 PROGRAMS = {
     "crosscal": Way(collapsed_task, clipped_start),
+    "crosscal_correlated": Way(correlated_task, correlated_start),
     "crosscal_robust": Way(robust_task, robust_start),
     "crosscal_structural": Way(structural_task, structural_start),
 }

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hbcal._errors import HbcalError, closest, some
+from hbcal.recipe_correlations import check_correlations
 from hbcal.recipe_spec import DataSpec, Recipe, SimulateSpec
 
 ROLES = {
     "long": ("star", "survey", "label", "value", "error", "error_lower", "error_upper"),
     "wide": ("star",),
     "stars": ("star",),
+    "labels": ("star",),
 }
 
 
@@ -55,6 +57,7 @@ def check_recipe(recipe: Recipe) -> None:
         _check_data(recipe, entry)
     _check_terms(recipe)
     _check_structural(recipe)
+    check_correlations(recipe)
     _check_sampling(recipe)
     _check_simulate(recipe, recipe.simulate)
 
@@ -274,7 +277,7 @@ def _check_sampling(recipe: Recipe) -> None:
     _positive(recipe.priors.floor_trend, "The recipe's prior floor_trend")
     if not 0 < recipe.priors.outlier_rate < 0.5:
         raise HbcalError(f"The recipe's prior outlier_rate is {recipe.priors.outlier_rate}: give a share, 0 to 0.5.")
-    if recipe.clip and recipe.program != "crosscal":
+    if recipe.clip and recipe.program not in ("crosscal", "crosscal_correlated"):
         raise HbcalError(f"The recipe clips at {recipe.clip:g}, but {recipe.program} keeps all measurements: drop it.")
     if not 0 <= recipe.clip < math.inf:
         raise HbcalError(f"The recipe's clip is {recipe.clip}: it must be 0 (off) or positive.")

@@ -29,7 +29,8 @@ class SurveySpec:
 
     `depends_on` names the surveys whose values it compiles, or whose spectra it reduces again: it is calibrated and
     predicted, and never votes. `own_scale` lists labels for which it shares no star with another voting survey: nothing
-    ties its zero point, but surveys that depend on others can still be calibrated against it.
+    ties its zero point, but surveys that depend on others can still be calibrated against it. `correlated` lists
+    labels between whose errors crosscal_correlated fits a correlation, the same for all stars.
     """
 
     anchor: tuple[str, ...] = ()
@@ -37,6 +38,7 @@ class SurveySpec:
     title: str = ""
     depends_on: tuple[str, ...] = ()
     own_scale: tuple[str, ...] = ()
+    correlated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,19 @@ class MeasurementSpec:
 
 
 @dataclass(frozen=True)
+class CorrelationSpec:
+    """A column of a wide table that says how the errors of two labels of a survey go together.
+
+    It holds their correlation, or with ``kind = "covariance"`` their covariance, in the product of the labels' units.
+    """
+
+    survey: str
+    labels: tuple[str, str]
+    column: str
+    kind: Literal["correlation", "covariance"] = "correlation"
+
+
+@dataclass(frozen=True)
 class ColumnSpec:
     """Where a covariate is read: a column, its unit, and the survey it belongs to (empty: a property of the star)."""
 
@@ -93,14 +108,15 @@ class ColumnSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """One file. ``long``: star, survey, label, value, error; ``wide``: one row per star; ``stars``: covariates only.
+    """One file. ``long``: star, survey, label, value, error; ``wide``: one row per star; ``stars``: covariates only;
+    ``labels``: an ``.nc`` of the shared label schema, all of it of one `survey`.
 
     `keep` and `within` filter rows by the values of a column; `missing` lists numbers that stand for "no value";
     `visits` says that a star may have several rows, each a measurement of its own.
     """
 
     file: str
-    layout: Literal["long", "wide", "stars"]
+    layout: Literal["long", "wide", "stars", "labels"]
     star: str = "star"
     columns: Mapping[str, str] = field(default_factory=dict)
     measurements: tuple[MeasurementSpec, ...] = ()
@@ -109,6 +125,8 @@ class DataSpec:
     within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     visits: bool = False
     missing: tuple[float, ...] = ()
+    correlations: tuple[CorrelationSpec, ...] = ()
+    survey: str = ""
 
 
 @dataclass(frozen=True)
@@ -187,7 +205,8 @@ class SimulateSpec:
     """What a simulated data set looks like: stars, who sees them, their errors, covariates, and values held fixed.
 
     Of each kind of clusters: how many there are, the share of all stars on its list, and the lowest probability of
-    membership on it; probabilities are uniform from there to 1, and that share of the stars are members.
+    membership on it; probabilities are uniform from there to 1, and that share of the stars are members. `correlation`:
+    "survey.label.label" -> that of the reported errors, where the recipe reads correlations; 0 where it says nothing.
     """
 
     n_star: int = 1000
@@ -200,6 +219,7 @@ class SimulateSpec:
     n_cluster: Mapping[str, int] = field(default_factory=dict)
     listed: Mapping[str, float] = field(default_factory=dict)
     membership_low: Mapping[str, float] = field(default_factory=dict)
+    correlation: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -211,7 +231,7 @@ class Recipe:
     labels: Mapping[str, LabelSpec]
     surveys: Mapping[str, SurveySpec]
     data: tuple[DataSpec, ...]
-    program: Literal["crosscal", "crosscal_robust", "crosscal_structural"] = "crosscal"
+    program: Literal["crosscal", "crosscal_correlated", "crosscal_robust", "crosscal_structural"] = "crosscal"
     covariates: Mapping[str, CovariateSpec] = field(default_factory=dict)
     trend: tuple[TrendSpec, ...] = ()
     floor: tuple[FloorSpec, ...] = ()

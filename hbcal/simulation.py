@@ -26,6 +26,7 @@ from hbcal.folder import check_out, write_text
 from hbcal.numerics.outliers import INFLATION, most_outliers
 from hbcal.problem import task_of
 from hbcal.recipe import Recipe, load_recipe
+from hbcal.sky_noise import correlation_columns, drawn_noise, given_pattern
 from hbcal.terms import true_reference
 from hbcal.tree import DIMS, axes
 
@@ -132,20 +133,11 @@ def _sky(recipe: Recipe, rng: np.random.Generator, n_star: int) -> Catalogue:
     star_level = np.array([not owner.get(c) and not recipe.covariates[c].own for c in names], bool)
     width = len(str(n_star))
     stars = np.array([f"star{i:0{width}d}" for i in range(n_star)], dtype=object)
-    return Catalogue(
-        stars,
-        surveys,
-        labels,
-        names,
-        star,
-        survey_of,
-        label_of,
-        np.zeros(len(star)),
-        np.concatenate(errors),
-        x,
-        star_level,
-        members=listed_members(recipe, rng, n_star),
-    )
+    sky = Catalogue(
+        stars, surveys, labels, names, star, survey_of, label_of, np.zeros(len(star)), np.concatenate(errors), x,
+        star_level, members=listed_members(recipe, rng, n_star),
+    )  # fmt: skip
+    return given_pattern(recipe, sky)
 
 
 def _reports(recipe: Recipe, survey: str, label: str) -> bool:
@@ -193,6 +185,7 @@ def _measure(prepared: Prepared, truth: xr.Dataset, rng: np.random.Generator) ->
     z = gathered(recipe, pattern, truth, rng, z)
     away = z - true_reference(recipe)
     value = np.full(len(pattern.value), np.nan)
+    quoted, wide, white = np.zeros((3, len(value)))
     for s, survey in enumerate(pattern.surveys):
         for l, label in enumerate(pattern.labels):
             at = np.flatnonzero((pattern.survey == s) & (pattern.label == l))
@@ -200,9 +193,11 @@ def _measure(prepared: Prepared, truth: xr.Dataset, rng: np.random.Generator) ->
             if d is None or not at.size:
                 continue
             x = pattern.x[pattern.star[at], s]
-            sd = d.noise(x, pattern.error[at])[:, 0] * np.where(blunder[at], np.sqrt(INFLATION), 1.0)
+            quoted[at], wide[at] = (part[:, 0] for part in d.parts(x, pattern.error[at]))
             trend = (d.slopes(x)[:, :, 0] * away[pattern.star[at]]).sum(1)
-            value[at] = z[pattern.star[at], l] + d.shift(x)[:, 0] + trend + sd * rng.normal(size=len(at))
+            value[at] = z[pattern.star[at], l] + d.shift(x)[:, 0] + trend
+            white[at] = rng.normal(size=len(at))
+    value += np.where(blunder, np.sqrt(INFLATION), 1.0) * drawn_noise(pattern, truth, quoted, wide, white)
     there = np.isfinite(value)
     catalogue = replace(pattern, value=value).select(there, "not simulated: not in the fit, or of a dependent survey")
     catalogue, z = _agree(recipe, catalogue, z)
@@ -343,6 +338,7 @@ def _wide_table(recipe: Recipe, cat: Catalogue, entry: Any) -> dict[str, np.ndar
             error = error * value * np.log(10.0)
         out[m.value] = value
         out |= dict.fromkeys(m.error, error)
+    out |= correlation_columns(cat, entry)
     return out | {k: v for k, v in _covariate_columns(recipe, cat, entry).items() if k not in out}
 
 

@@ -31,6 +31,7 @@ DIMS = {
     "population_sd": ("group", "label"),
     "population_corr": ("group", "label", "label_2"),
     "cluster_mean": ("cluster", "label"),
+    "correlation": ("survey", "label", "label_2"),
     "cluster_spread": ("kind", "label"),
 }
 IN_LABEL_UNITS = (
@@ -192,7 +193,12 @@ def measurements(cat: Catalogue) -> xr.Dataset:
         ['error', 'label_of', 'star_of', 'survey_of', 'value']
     """
     names = {"value": "value", "error": "error", "star_of": "star", "survey_of": "survey", "label_of": "label"}
-    return xr.Dataset({name: ("measurement", getattr(cat, field)) for name, field in names.items()})
+    data = xr.Dataset({name: ("measurement", getattr(cat, field)) for name, field in names.items()})
+    if cat.visit is not None:
+        data["visit"] = ("measurement", cat.visit)
+    if cat.correlation is not None:  # beside the labels' own axis, which the posterior has
+        data["correlation"] = (("measurement", "label"), cat.correlation)
+    return data
 
 
 def unclipped(tree: xr.DataTree) -> Catalogue:
@@ -213,6 +219,7 @@ def unclipped(tree: xr.DataTree) -> Catalogue:
     """
     cat, out = catalogue_of(tree), tree["clipped_data"].to_dataset()
     names = {"star": "star_of", "survey": "survey_of", "label": "label_of", "value": "value", "error": "error"}
+    names |= {k: k for k in ("visit", "correlation") if k in out}
     both: dict[str, Any] = {k: np.concatenate([getattr(cat, k), out[v].to_numpy()]) for k, v in names.items()}
     return replace(cat, **both)
 
@@ -252,4 +259,6 @@ def catalogue_of(tree: xr.DataTree) -> Catalogue:
         x=fixed["x"].values,
         star_level=fixed["star_level"].values.astype(bool),
         members=members,
+        visit=data["visit"].values if "visit" in data else None,
+        correlation=data["correlation"].values if "correlation" in data else None,
     )

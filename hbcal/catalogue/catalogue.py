@@ -58,6 +58,10 @@ class Catalogue:
         left_out: rows left out, by reason.
         sources: name, rows and SHA-256 of each file.
         members: of star clusters; None where the recipe names none.
+        visit: which of a survey's rows for a star each measurement comes from, (n_measurement,); None where a star's
+            measurements of a label are numbered in order.
+        correlation: of each measurement's error with that of every label in the same visit, (n_measurement, n_label),
+            NaN where it is not given; None where it is given nowhere.
     """
 
     stars: np.ndarray
@@ -74,6 +78,8 @@ class Catalogue:
     left_out: Mapping[str, int] = field(default_factory=dict)
     sources: tuple[Mapping[str, object], ...] = ()
     members: Members | None = None
+    visit: np.ndarray | None = None
+    correlation: np.ndarray | None = None
 
     @property
     def n_star(self) -> int:
@@ -94,6 +100,8 @@ class Catalogue:
             value=self.value[keep],
             error=self.error[keep],
             left_out=left_out,
+            visit=None if self.visit is None else self.visit[keep],
+            correlation=None if self.correlation is None else self.correlation[keep],
         )
 
     def digest(self) -> str:
@@ -101,8 +109,9 @@ class Catalogue:
         h = hashlib.sha256()
         for names in (self.stars, self.surveys, self.labels, self.covariates):
             h.update("\x1f".join(map(str, names)).encode())
-        for array in (self.star, self.survey, self.label, self.value, self.error, self.x):
-            h.update(np.ascontiguousarray(array).tobytes())
+        for array in (self.star, self.survey, self.label, self.value, self.error, self.x, self.visit, self.correlation):
+            if array is not None:
+                h.update(np.ascontiguousarray(array).tobytes())
         if self.members is not None:
             h.update("\x1f".join((*self.members.names, *self.members.kinds)).encode())
             for array in (self.members.cluster, self.members.probability):

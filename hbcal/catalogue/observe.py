@@ -11,7 +11,9 @@ import pandas as pd
 
 from hbcal._errors import HbcalError, closest, some
 from hbcal.catalogue.catalogue import Catalogue
+from hbcal.catalogue.correlations import read_correlations, with_correlations
 from hbcal.catalogue.filters import filter_columns, filtered
+from hbcal.catalogue.label_schema import as_wide
 from hbcal.catalogue.members import with_members
 from hbcal.catalogue.read import Columns, Kind, column_names, read_columns, sha256, unique_columns
 from hbcal.catalogue.values import check_errors, in_range, read_covariate, read_measurement, refuse_no_log10, to_unit
@@ -46,9 +48,11 @@ def observe(recipe: Recipe, folder: Path) -> Catalogue:
     if not recipe.data:
         raise HbcalError(f"The recipe {recipe.name!r} names no data: add a [[data]] entry.")
     left_out: Counter[str] = Counter()
-    frames, tables, sources = [], [], []
+    frames, tables, sources, long = [], [], [], set[str]()
     for entry in recipe.data:
         path = folder / entry.file
+        if entry.layout == "labels":
+            entry = as_wide(entry, column_names(path), recipe)
         columns = read_columns(path, wanted_columns(entry, path, recipe), entry.missing)
         sources.append({"file": entry.file, "rows": columns.n_row, "sha256": sha256(path)})
         columns = filtered(columns, entry.keep, entry.within, left_out)  # what is filtered out need not be right
@@ -60,6 +64,7 @@ def observe(recipe: Recipe, folder: Path) -> Catalogue:
             _refuse_duplicates(ids, path.name, entry.layout)
         if entry.layout == "long":
             frames.append(long_rows(entry, columns, recipe))
+            long.add(path.name)
         elif entry.layout == "wide":
             frames += wide_rows(entry, columns, recipe)
         for name, spec in entry.covariates.items():
@@ -68,7 +73,10 @@ def observe(recipe: Recipe, folder: Path) -> Catalogue:
     if not frames:
         raise HbcalError(f"The recipe {recipe.name!r} names no file with measurements: add a long or a wide one.")
     rows = check_rows(pd.concat(frames, ignore_index=True), recipe, left_out)
-    return with_members(recipe, folder, _assemble(recipe, rows, tables, left_out, sources))
+    catalogue = _assemble(recipe, rows, tables, left_out, sources)
+    if recipe.program == "crosscal_correlated":
+        catalogue = with_correlations(catalogue, rows, long)
+    return with_members(recipe, folder, catalogue)
 
 
 def _star_column(entry: DataSpec) -> str:
@@ -106,6 +114,7 @@ def wanted_columns(entry: DataSpec, path: Path, recipe: Recipe) -> dict[str, Kin
                 wanted[name] = "number"
     for m in entry.measurements:
         wanted |= dict.fromkeys((m.value, *m.error), "number")
+    wanted |= {spec.column: "number" for spec in entry.correlations}
     for name, spec in entry.covariates.items():
         wanted[spec.column] = "text" if recipe.covariates[name].levels else "number"
     wanted = filter_columns(entry.keep, entry.within) | wanted | dict.fromkeys(entry.within, "number")
@@ -226,13 +235,17 @@ def wide_rows(entry: DataSpec, columns: Columns, recipe: Recipe) -> list[pd.Data
         >>> [(str(f["survey"][0]), float(f["value"][0]), float(f["error"][0])) for f in frames]
         [('apogee', 2.5, nan), ('seismology', 2.4, 0.01)]
     """
-    frames = []
+    frames, read = [], {}
     for m in entry.measurements:
         if m.transform == "log10":
             refuse_no_log10(columns.values[m.value], f"column {m.value!r} of {columns.path.name}")
-        value, error = read_measurement(columns, m, recipe.unit(m.label))
+        read[m.survey, m.label] = read_measurement(columns, m, recipe.unit(m.label))
+    told = read_correlations(columns, entry.correlations, {pair: error for pair, (_, error) in read.items()})
+    for m in entry.measurements:
+        value, error = read[m.survey, m.label]
         frame = pd.DataFrame({"star": columns.values[_star_column(entry)], "survey": m.survey, "label": m.label})
-        frames.append(frame.assign(value=value, error=error, file=columns.path.name, row=columns.row))
+        frame = frame.assign(value=value, error=error, file=columns.path.name, row=columns.row)
+        frames.append(frame.assign(**told.get((m.survey, m.label), {})))
     return frames
 
 

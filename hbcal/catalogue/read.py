@@ -59,7 +59,7 @@ def read_columns(path: Path, wanted: Mapping[str, Kind], missing: tuple[float, .
     """Read the columns a recipe names, and no others.
 
     Args:
-        path: a ``.csv``, ``.csv.gz``, ``.ecsv``, ``.parquet`` or ``.fits`` file.
+        path: a ``.csv``, ``.csv.gz``, ``.ecsv``, ``.parquet`` or ``.fits`` file, or an ``.nc`` of the label schema.
         wanted: column name -> ``"number"`` (float64, NaN where missing) or ``"text"`` (str, "" where missing; integer
             identifiers become their digits and never pass through a float).
         missing: numbers that mean "no value" in this file, such as -9999.
@@ -149,11 +149,13 @@ def column_names(path: Path) -> list[str]:
 
 def _open(path: Path) -> tuple[list[str], Any]:
     """Column names of a file, and a function that loads some of them."""
-    kinds = {".csv": _csv, ".ecsv": _ecsv, ".parquet": _parquet, ".fits": _fits, ".fit": _fits}
+    kinds = {".csv": _csv, ".ecsv": _ecsv, ".parquet": _parquet, ".fits": _fits, ".fit": _fits, ".nc": _nc}
     suffixes = [s.lower() for s in path.suffixes]
     kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else (suffixes[-1] if suffixes else "")
     if kind not in kinds:
-        raise HbcalError(f"{path.name} is of an unknown kind: hbcal reads .csv, .csv.gz, .ecsv, .parquet and .fits.")
+        raise HbcalError(
+            f"{path.name} is of an unknown kind: hbcal reads .csv, .csv.gz, .ecsv, .parquet, .fits and its own .nc."
+        )
     with _one_sentence(path):
         return kinds[kind](path)
 
@@ -288,6 +290,12 @@ def _fits(path: Path) -> tuple[list[str], Any]:
         return values, {name: str(units[name]) for name in wanted if units[name]}
 
     return names, load
+
+
+def _nc(path: Path) -> tuple[list[str], Any]:
+    from hbcal.catalogue.label_schema import schema_columns  # which knows recipes, and they know of files
+
+    return schema_columns(path)
 
 
 def _as_text(series: pd.Series, name: str, path: Path) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import pandas as pd
 
 from hbcal._errors import HbcalError, closest, some
 from hbcal.catalogue.catalogue import Catalogue
+from hbcal.catalogue.correlations import PREFIX, read_correlations, refuse_impossible
 from hbcal.catalogue.observe import long_error, wanted_columns
 from hbcal.catalogue.read import Columns, Kind, column_names, read_columns, unique_columns
 from hbcal.catalogue.values import check_errors, read_covariate, read_measurement, to_unit
 from hbcal.recipe import ColumnSpec, DataSpec, MeasurementSpec, Recipe
+from hbcal.recipe_spec import CorrelationSpec
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Target:
         x: covariates as observed, (n_row, n_covariate).
         reason: why a row has no answer, (n_row,) str, "" where it may have one.
         one_label: whether each row holds a single label (a long table).
+        correlation: pair of labels -> correlation of their errors, (n_row,), NaN where it is not given.
     """
 
     survey: str
@@ -39,17 +43,18 @@ class Target:
     x: np.ndarray
     reason: np.ndarray
     one_label: bool
+    correlation: Mapping[frozenset[str], np.ndarray] = field(default_factory=dict)
 
 
 def read_target(recipe: Recipe, path: Path, survey: str, fitted: tuple[str, ...], known: Catalogue) -> Target:
     """Read a table for `apply`: with the recipe's column names, with hbcal's own, or long.
 
-    Own names are ``star``, ``<label>``, ``<label>_err`` and the covariates' names. Covariates that the table lacks are
-    taken from the run's own stars, by id.
+    Own names are ``star``, ``<label>``, ``<label>_err``, ``<label>_<label>_corr`` and the covariates' names. Covariates
+    that the table lacks are taken from the run's own stars, by id.
 
     Args:
         recipe: of the run.
-        path: CSV, ECSV, Parquet or FITS.
+        path: CSV, ECSV, Parquet or FITS, or an ``.nc`` of the label schema.
         survey: whose rows they are.
         fitted: labels the run calibrated for that survey.
         known: the run's catalogue.
@@ -72,6 +77,8 @@ def read_target(recipe: Recipe, path: Path, survey: str, fitted: tuple[str, ...]
     names = column_names(path)
     long = _long_entry(recipe, names)
     wide, wanted = _plan(recipe, names, survey, fitted) if long is None else ({}, wanted_columns(long, path, recipe))
+    told = _correlations(recipe, names, survey, list(wide))
+    wanted |= {spec.column: "number" for spec in told}
     covariates = {c: _covariate_column(recipe, names, survey, c) for c in recipe.covariates}
     for name, where in covariates.items():
         if where is not None:
@@ -90,6 +97,13 @@ def read_target(recipe: Recipe, path: Path, survey: str, fitted: tuple[str, ...]
     else:
         read = {label: read_measurement(columns, m, recipe.unit(label)) for label, m in wide.items()}
         value, error = ({label: pair[k] for label, pair in read.items()} for k in (0, 1))
+    reported = {(survey, label): e for label, e in error.items()}
+    correlation = {
+        frozenset((label, other.removeprefix(PREFIX))): values
+        for (_, label), others in read_correlations(columns, told, reported).items()
+        for other, values in others.items()
+    }
+    refuse_impossible(list(value), correlation, star)
     impossible = {}
     for label, y in value.items():
         n_inf = int(np.isinf(y).sum())
@@ -121,7 +135,7 @@ def read_target(recipe: Recipe, path: Path, survey: str, fitted: tuple[str, ...]
         unknown = ~np.isin(rows["label"].astype(str), fitted) & (reason == "")
         reason[unknown] = f"label not calibrated for {survey}"
     reason[star == ""] = "no star id"
-    return Target(survey, star, value, error, impossible, x, reason, long is not None)
+    return Target(survey, star, value, error, impossible, x, reason, long is not None, correlation)
 
 
 def recipe_index(recipe: Recipe, survey: str) -> int:
@@ -180,6 +194,19 @@ def _plan(
     for m in wide.values():
         wanted |= dict.fromkeys((m.value, *m.error), "number")
     return wide, wanted
+
+
+def _correlations(recipe: Recipe, names: list[str], survey: str, labels: list[str]) -> tuple[CorrelationSpec, ...]:
+    """The columns that say how the errors of two labels go together: those of the recipe, or hbcal's own."""
+    mapped = {frozenset(c.labels): c for e in recipe.data for c in e.correlations if c.survey == survey}
+    found = []
+    for first, second in combinations(labels, 2):
+        spec, own = mapped.get(frozenset((first, second))), f"{first}_{second}_corr"
+        if spec is not None and spec.column in names:
+            found.append(spec)
+        elif own in names:
+            found.append(CorrelationSpec(survey, (first, second), own))
+    return tuple(found)
 
 
 def _covariate_column(recipe: Recipe, names: list[str], survey: str, covariate: str) -> ColumnSpec | None:

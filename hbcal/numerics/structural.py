@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from hbcal._typing import Array, Bool, Float
 from hbcal.numerics.collapse import LOG_2PI
+from hbcal.numerics.small import factor, forward, log_det
 
 
 def star_log_density(
@@ -58,16 +59,7 @@ def star_log_density(
     inner = jnp.einsum("isk,isl->ikl", weighted, wide)
     linear = jnp.einsum("isk,is->ik", weighted, residual)
     n_label = root.shape[0]
-    # unrolled over the few labels, the stars side by side: many times faster than a library call per star
-    factor: dict[tuple[int, int], Array] = {}
-    log_det, explained = jnp.zeros(residual.shape[0]), jnp.zeros(residual.shape[0])
-    solved: list[Array] = []
-    for k in range(n_label):
-        for j in range(k + 1):
-            left = inner[:, k, j] + (1.0 if j == k else 0.0) - sum(factor[k, i] * factor[j, i] for i in range(j))
-            factor[k, j] = jnp.sqrt(left) if j == k else left / factor[j, j]
-        solved.append((linear[:, k] - sum(factor[k, i] * solved[i] for i in range(k))) / factor[k, k])
-        log_det += 2.0 * jnp.log(factor[k, k])
-        explained += solved[k] ** 2
+    rows = factor(inner + jnp.eye(n_label)[None])
+    explained = sum(each**2 for each in forward(rows, [linear[:, k] for k in range(n_label)]))
     noise = jnp.where(seen, jnp.log(jnp.where(seen, var, 1.0)) + LOG_2PI, 0.0).sum(1)
-    return -0.5 * (noise + log_det + (weight * residual**2).sum(1) - explained)
+    return -0.5 * (noise + log_det(rows) + (weight * residual**2).sum(1) - explained)

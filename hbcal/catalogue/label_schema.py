@@ -1,0 +1,106 @@
+"""The shared label schema, an ``.nc`` with value(star, label) and covariance(star, label, label_2), read as columns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hbcal._errors import HbcalError
+from hbcal.recipe import DataSpec, MeasurementSpec, Recipe
+from hbcal.recipe_spec import CorrelationSpec
+
+
+def schema_columns(path: Path) -> tuple[list[str], Any]:
+    """Names of the columns that a file of the schema stands for, and a function that loads some of them.
+
+    They are ``star``, ``<label>`` and ``<label>_err`` per label, ``<label>_<label>_corr`` per pair of labels, and
+    ``extrapolation`` and ``flag`` where the file has them.
+
+    Args:
+        path: what `hbcal.run.write_applied` writes, or anything of the same variables.
+
+    Returns:
+        Names; ``load(wanted)`` gives the columns and their units.
+
+    Errors:
+        HbcalError when the file is not of the schema; OSError when it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from hbcal.run import write_applied
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_applied(tiny_correlated_run().apply(tiny_target_of_two(), "s1"), Path(folder) / "out.nc")
+        ...     schema_columns(Path(folder) / "out.nc")[0]
+        ['star', 'fe_h', 'fe_h_err', 'mg_h', 'mg_h_err', 'fe_h_mg_h_corr', 'extrapolation', 'flag']
+    """
+    import xarray as xr
+
+    with xr.open_dataset(path, engine="h5netcdf") as opened:
+        data = opened.load()
+    lacking = [name for name in ("value", "covariance") if name not in data]
+    if lacking or "star" not in data.coords or data["covariance"].dims != ("star", "label", "label_2"):
+        raise HbcalError(
+            f"{path.name} is not of the label schema: it needs value(star, label) and covariance(star, label, label_2) "
+            "with the stars' ids as coordinate; write it with hbcal apply --out FILE.nc."
+        )
+    labels = [str(label) for label in data["label"].values]
+    variance = np.einsum("ill->il", data["covariance"].to_numpy())
+    if (variance < 0).any():
+        raise HbcalError(f"{path.name} has {int((variance < 0).sum())} negative variance(s): correct or empty them.")
+    columns: dict[str, Any] = {"star": data["star"].to_numpy()}
+    stated = [unit.strip() for unit in str(data.attrs.get("units", "")).split(",")]
+    units: dict[str, str] = {}
+    for l, label in enumerate(labels):
+        columns[label], columns[f"{label}_err"] = data["value"].to_numpy()[:, l], np.sqrt(variance[:, l])
+        if len(stated) == len(labels):
+            units |= dict.fromkeys((label, f"{label}_err"), stated[l])
+    for (l, first), (m, second) in combinations(enumerate(labels), 2):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            corr = data["covariance"].to_numpy()[:, l, m] / np.sqrt(variance[:, l] * variance[:, m])
+        columns[f"{first}_{second}_corr"] = corr
+    columns |= {name: data[name].to_numpy() for name in ("extrapolation", "flag") if name in data}
+
+    def load(wanted: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+        return {n: pd.Series(columns[n]) for n in wanted}, {n: units[n] for n in wanted if units.get(n)}
+
+    return list(columns), load
+
+
+def as_wide(entry: DataSpec, names: list[str], recipe: Recipe) -> DataSpec:
+    """A data entry of layout ``labels`` as one of layout ``wide``: every label that the file and the recipe have.
+
+    Args:
+        entry: of the recipe.
+        names: the file's columns.
+        recipe: for its labels.
+
+    Returns:
+        The entry with measurements and correlations.
+
+    Errors:
+        HbcalError when the file has none of the recipe's labels.
+
+    Example:
+        >>> from hbcal import load_recipe
+        >>> entry = DataSpec("x.nc", "labels", survey="s1")
+        >>> wide = as_wide(entry, ["star", "fe_h", "fe_h_err"], load_recipe("textbook"))
+        >>> wide.layout, wide.measurements[0].error
+        ('wide', ('fe_h_err',))
+    """
+    labels = [label for label in names if label in recipe.labels]
+    if not labels:
+        raise HbcalError(
+            f"{entry.file} has none of the recipe's labels ({', '.join(recipe.labels)}): rename its labels, or the "
+            "recipe's."
+        )
+    measured = tuple(MeasurementSpec(entry.survey, label, label, (f"{label}_err",)) for label in labels)
+    pairs = [(a, b) for a, b in combinations(labels, 2) if f"{a}_{b}_corr" in names]
+    told = tuple(CorrelationSpec(entry.survey, pair, f"{pair[0]}_{pair[1]}_corr") for pair in pairs)
+    if recipe.program != "crosscal_correlated":
+        told = ()  # the others take the labels one by one
+    return replace(entry, layout="wide", measurements=measured, correlations=told)

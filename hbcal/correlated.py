@@ -1,0 +1,118 @@
+"""The stars of a prepared catalogue visit by visit, the labels side by side: what `crosscal_correlated` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hbcal.blocks import Builder
+from hbcal.design import Prepared, anchors_of, voting
+from hbcal.distributions.correlated_stars import Visits
+from hbcal.groups import pooled
+from hbcal.programs.crosscal_correlated import CorrelatedDesign
+from hbcal.visits import given_correlations, visits_of
+
+Slot = tuple[int, int]  # survey, visit
+
+
+@dataclass(frozen=True)
+class Correlated:
+    """The arguments of `crosscal_correlated`.
+
+    Attributes:
+        design, y: of the program.
+        rows: catalogue row of each entry of y, (n_row, n_label), -1 for none.
+    """
+
+    design: CorrelatedDesign
+    y: tuple[np.ndarray]
+    rows: np.ndarray
+
+
+def correlated(prepared: Prepared) -> Correlated:
+    """Lay the stars of each group out, the labels of a visit in one row.
+
+    Args:
+        prepared: a catalogue and its design.
+
+    Returns:
+        `Correlated`, label units.
+
+    Errors:
+        None: `hbcal.design.prepare` has refused what cannot be answered.
+
+    Example:
+        >>> posed = correlated(tiny_correlated())
+        >>> [(group.name, group.seen.shape[1:]) for group in posed.design.groups]  # three visits, two labels
+        [('few', (3, 2))]
+        >>> posed.design.correlated
+        (('s1', (0, 1)), ('s2', (0, 1)))
+    """
+    recipe, graph, cat = prepared.recipe, prepared.overlap, prepared.catalogue
+    builder = Builder(recipe, cat, graph, anchors_of(recipe), voting(recipe, cat))
+    builder.error_scales, builder.floors = list(prepared.error_scales), list(prepared.floors)
+    builder.floor_names = list(prepared.floor_names)
+    rows = np.concatenate([where[where >= 0] for where in prepared.rows])
+    present = [survey for s, survey in enumerate(cat.surveys) if (cat.survey[rows] == s).any()]
+    lists = {survey: recipe.surveys[survey].correlated for survey in present}
+    asked = {survey: tuple(map(graph.fitted.index, labels)) for survey, labels in lists.items() if labels}
+    visit = visits_of(cat)
+    stars, names = pooled(cat, rows)
+    groups, tables = [], []
+    for name in dict.fromkeys(names):
+        here = stars[np.array(names) == name]
+        group, table = _group(builder, prepared, list(asked), name, here, rows[np.isin(cat.star[rows], here)], visit)
+        groups.append(group)
+        tables.append(table.reshape(-1, len(graph.fitted)))
+    joined = np.concatenate(tables)
+    bare = replace(prepared.design, labels=tuple(replace(label, blocks=()) for label in prepared.design.labels))
+    design = CorrelatedDesign(bare, tuple(groups), tuple(asked.items()))
+    return Correlated(design, (np.where(joined >= 0, cat.value[joined], 0.0),), joined)
+
+
+def _group(
+    builder: Builder, prepared: Prepared, asked: list[str], name: str, stars: np.ndarray, rows: np.ndarray,
+    visit: np.ndarray,
+) -> tuple[Visits, np.ndarray]:  # fmt: skip
+    """The group's arrays, and the catalogue row of each of its entries, (n_star, n_visit, n_label)."""
+    cat, fitted = prepared.catalogue, prepared.overlap.fitted
+    anchors = [{cat.surveys.index(s) for s in builder.anchors[label]} for label in fitted]
+    label_of = np.array([fitted.index(l) if l in fitted else -1 for l in cat.labels])[cat.label[rows]]
+    there = {*zip(cat.survey[rows].tolist(), visit[rows].tolist(), label_of.tolist(), strict=True)}
+    free = {(s, v) for s, v, l in there if s not in anchors[l]}
+    slots = sorted({(s, v) for s, v, _ in there}, key=lambda slot: (slot not in free, slot))
+    table = np.full((len(stars), len(slots), len(fitted)), -1)
+    at = [slots.index(slot) for slot in zip(cat.survey[rows].tolist(), visit[rows].tolist(), strict=True)]
+    table[np.searchsorted(stars, cat.star[rows]), at, label_of] = rows
+    sizes = [len(label.weight) for label in prepared.design.labels]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    has = [np.abs(expand).sum(2) > 0 for expand in prepared.expand]
+    n_term = max(int(h.any(0).sum()) for h in has)
+    shape = (len(stars), len(slots), len(fitted))
+    err, psi = np.zeros(shape), np.zeros((*shape, len(builder.floor_names)))
+    phi = np.zeros((len(stars), len(free), len(fitted), n_term))
+    spread = np.zeros((len(free), len(fitted), n_term, starts[-1]))
+    scale_of, floor_of = (np.full(shape[1:], -1) for _ in range(2))
+    for i, label in enumerate(fitted):
+        own = [j for j, (s, v) in enumerate(slots) if (s, v, i) in there]
+        own.sort(key=lambda j: (slots[j][0] in anchors[i], j))
+        n_free = sum(slots[j][0] not in anchors[i] for j in own)
+        if not own:
+            continue
+        terms = [t for t, each in zip(prepared.terms, has[i].any(0), strict=True) if each]
+        coefficient = {(s, prepared.terms[t]): prepared.expand[i][s, t] for s, t in np.argwhere(has[i]).tolist()}
+        chosen = [slots[j] for j in own]
+        block = builder.block(label, stars, table[:, own, i], chosen, n_free, terms, coefficient, sizes[i])
+        err[:, own, i], psi[:, own, i] = np.sqrt(block.err2), block.psi
+        phi[:, own[:n_free], i, : len(terms)] = block.phi
+        each = np.asarray(block.spread).reshape(n_free, len(terms), sizes[i])
+        spread[own[:n_free], i, : len(terms), starts[i] : starts[i + 1]] = each
+        scale_of[own, i], floor_of[own, i] = block.scale_of, block.floor_of
+    corr, given = given_correlations(cat, [cat.labels.index(label) for label in fitted], table)
+    corr_of = tuple(asked.index(cat.surveys[s]) if cat.surveys[s] in asked else -1 for s, _ in slots)
+    as_tuple = lambda x: tuple(tuple(row) for row in x.tolist())  # noqa: E731
+    return Visits(
+        table >= 0, phi, spread.reshape(-1, starts[-1]), err, psi, corr, given, as_tuple(scale_of), as_tuple(floor_of),
+        corr_of, name,
+    ), table  # fmt: skip
