@@ -13,7 +13,7 @@ from hbcal.groups import pooled
 from hbcal.programs.crosscal_correlated import CorrelatedDesign
 from hbcal.visits import given_correlations, visits_of
 
-Slot = tuple[int, int]  # survey, visit
+LEAST = 500  # stars that are a group of their own: each one has to be compiled, and padding is cheap
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def correlated(prepared: Prepared) -> Correlated:
     lists = {survey: recipe.surveys[survey].correlated for survey in present}
     asked = {survey: tuple(map(graph.fitted.index, labels)) for survey, labels in lists.items() if labels}
     visit = visits_of(cat)
-    stars, names = pooled(cat, rows)
+    stars, names = pooled(cat, rows, LEAST)
     groups, tables = [], []
     for name in dict.fromkeys(names):
         here = stars[np.array(names) == name]

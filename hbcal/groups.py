@@ -166,7 +166,7 @@ def overlap_groups(recipe: Recipe, cat: Catalogue, graph: Overlap) -> Groups:
         tied[[cat.surveys.index(s) for s in anchors], cat.labels.index(label)] = True
     rows = np.flatnonzero(enters[cat.star, cat.label] & tied[cat.survey, cat.label])
 
-    stars, names = pooled(cat, rows)
+    stars, names = pooled(cat, rows, LEAST)
     order = tuple(name for name, _ in Counter(names).most_common())
     of_star = np.full(cat.n_star, -1)
     of_star[stars] = [order.index(name) for name in names]
@@ -175,12 +175,13 @@ def overlap_groups(recipe: Recipe, cat: Catalogue, graph: Overlap) -> Groups:
     return Groups(order, of_star, rows, measured)
 
 
-def pooled(cat: Catalogue, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Name the stars' groups by the surveys that saw them; groups of fewer than 20 stars are pooled.
+def pooled(cat: Catalogue, rows: np.ndarray, least: int) -> tuple[np.ndarray, list[str]]:
+    """Name the stars' groups by the surveys that saw them; groups of too few stars are pooled.
 
     Args:
         cat: the measurements.
         rows: those that enter the fit, (n_row,).
+        least: stars that are a group of their own; a pool of fewer joins the largest group.
 
     Returns:
         Star numbers, (n,); the name of the group of each.
@@ -190,7 +191,7 @@ def pooled(cat: Catalogue, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
     Example:
         >>> cat = tiny_sky().catalogue
-        >>> stars, names = pooled(cat, np.arange(len(cat.value)))
+        >>> stars, names = pooled(cat, np.arange(len(cat.value)), 20)
         >>> len(stars) == len(set(cat.star)), sorted(set(names))
         (True, ['few', 's1+s2'])
     """
@@ -199,7 +200,7 @@ def pooled(cat: Catalogue, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
     stars = np.flatnonzero(saw.any(1))
     names = ["+".join(s for s, there in zip(cat.surveys, saw[i], strict=True) if there) for i in stars]
     size = Counter(names)
-    names = [name if size[name] >= LEAST else POOL for name in names]
+    names = [name if size[name] >= least else POOL for name in names]
     size = Counter(names)
     largest = max(size, key=lambda name: size[name])
-    return stars, [largest if name == POOL and size[POOL] < LEAST else name for name in names]
+    return stars, [largest if name == POOL and size[POOL] < least else name for name in names]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import hbcal
+from hbcal.recipe import parse_recipe
 
 ROOT = Path(hbcal.__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -46,11 +47,18 @@ def test_the_readme_runs(tmp_path):
 
 
 def test_the_recipe_in_the_readme_is_one(tmp_path):
-    (block,) = [code for language, code in BLOCKS if language == "toml"]
+    block, more = (code for language, code in BLOCKS if language == "toml")
     (tmp_path / "recipe.toml").write_text(block)
     recipe = hbcal.load_recipe(tmp_path / "recipe.toml")
     assert recipe.name == tomllib.loads(block)["name"] == "mine"
     assert recipe.surveys["benchmarks"].anchor == ("fe_h",)
+    table, added = tomllib.loads(block), tomllib.loads(more)
+    table["labels"]["teff"] = {"unit": "K", "offset_sd": 100.0}
+    table["surveys"] |= added["surveys"]
+    table["data"] += added["data"]
+    recipe = parse_recipe({**table, "program": "crosscal_correlated"})
+    assert recipe.surveys["mine"].correlated == ("teff", "fe_h")
+    assert recipe.data[-1].correlations[0].kind == "covariance"
 
 
 def test_every_link_and_command_of_the_readme_exists():
