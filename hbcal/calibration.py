@@ -128,7 +128,7 @@ def calibrate(
         problem = pose(prepared)
         prepared = problem.prepared
         for reason, n in prepared.catalogue.left_out.items():
-            say(f"left out: {n} measurements, {reason}")
+            say(f"left out: {n}, {reason}")
         if not problem.converged:
             say("the search for the posterior's mode did not end: the chains start where it had got to")
         say(f"sampling on the {settings.platform}: {settings.chains} chains of {settings.warmup} + {settings.draws}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from hbcal._errors import HbcalError, closest
+from hbcal._errors import HbcalError, closest, some
 from hbcal.apply import LEVELS, Applied, apply_draws, calibration_covariance
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Query, Target, read_query, read_target
@@ -112,6 +112,12 @@ class Run:
             ([nan], ['not a row of s1'])
         """
         target = source if isinstance(source, Target) else self.read(source, survey)
+        if self.recipe.program == "crosscal_structural" and target.correlation:
+            pairs = [" and ".join(sorted(pair)) for pair in target.correlation]
+            raise HbcalError(
+                f"The table gives correlations ({some(pairs)}), but crosscal_structural takes errors as independent: "
+                "take them out of the table."
+            )
         put = invert_draws if self.recipe.program == "crosscal_structural" else apply_draws
         return put(self.recipe, self.posterior, self.catalogue, target, self.scale)
 

@@ -66,8 +66,8 @@ def changed(*edits):
 def alone(table):
     """Nothing correlated."""
     table["surveys"]["b"] = {}
-    table["data"][1].pop("correlations")
-    table["simulate"].pop("correlation")
+    table["data"][1].pop("correlations", None)
+    table["simulate"].pop("correlation", None)
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +270,10 @@ def test_what_apply_writes_can_be_calibrated(run, sky, tmp_path):
     assert prepare(recipe, cat).overlap.fitted == LABELS
     assert xr.load_dataset(tmp_path / "a.nc").attrs["units"] == "K, dex, dex"
     again = run.apply(tmp_path / "a.nc", "a")  # a table like any other
+    bare = observe(parse_recipe(changed(schema, lambda t: (alone(t), t.update(program="crosscal")))), tmp_path)
+    (said,) = [reason for reason in bare.left_out if "one by one" in reason]
+    assert bare.correlation is None
+    assert bare.left_out[said] == 3 * len(applied.star)
     assert again.covariance.shape == (len(applied.star), 3, 3)
 
 

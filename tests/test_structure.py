@@ -42,7 +42,13 @@ def test_modules_are_short():
 
 def test_a_program_is_a_page():
     programs = {path.name: code_lines(path.read_text()) for path in (HOME / "programs").glob("*.py")}
-    assert {"crosscal.py", "crosscal_robust.py", "crosscal_dependents.py", "crosscal_structural.py"} <= set(programs)
+    assert {
+        "crosscal.py",
+        "crosscal_robust.py",
+        "crosscal_dependents.py",
+        "crosscal_structural.py",
+        "crosscal_correlated.py",
+    } <= set(programs)
     assert {name: n for name, n in programs.items() if n > 80} == {}
     assert code_lines('"""Module."""\n\n# why\ndef f():\n    """One."""\n    return 1\n') == 2  # the measure itself
 

@@ -101,6 +101,4 @@ def as_wide(entry: DataSpec, names: list[str], recipe: Recipe) -> DataSpec:
     measured = tuple(MeasurementSpec(entry.survey, label, label, (f"{label}_err",)) for label in labels)
     pairs = [(a, b) for a, b in combinations(labels, 2) if f"{a}_{b}_corr" in names]
     told = tuple(CorrelationSpec(entry.survey, pair, f"{pair[0]}_{pair[1]}_corr") for pair in pairs)
-    if recipe.program != "crosscal_correlated":
-        told = ()  # the others take the labels one by one
     return replace(entry, layout="wide", measurements=measured, correlations=told)

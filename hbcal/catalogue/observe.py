@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,11 @@ def observe(recipe: Recipe, folder: Path) -> Catalogue:
             frames.append(long_rows(entry, columns, recipe))
             long.add(path.name)
         elif entry.layout == "wide":
+            if recipe.program != "crosscal_correlated":  # a recipe's own are refused, those of the label schema not
+                for pair in entry.correlations:
+                    reason = f"correlations between labels in {path.name}: {recipe.program} takes the labels one by one"
+                    left_out[reason] += int(np.isfinite(columns.values[pair.column]).sum())
+                entry = replace(entry, correlations=())
             frames += wide_rows(entry, columns, recipe)
         for name, spec in entry.covariates.items():
             u = read_covariate(columns, spec, recipe.covariates[name])
