@@ -23,7 +23,7 @@ from astropy.table import Table
 
 import hbcal
 
-REAL = ["kepler_giants", "seismic_pipelines", "clusters", "globular_clusters"]
+REAL = ["kepler_giants", "seismic_pipelines", "clusters", "globular_clusters", "dwarf_parameters"]
 SIMULATED = ["textbook", "demo", "pipeline_response"]
 
 
