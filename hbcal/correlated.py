@@ -79,40 +79,51 @@ def _group(
     cat, fitted = prepared.catalogue, prepared.overlap.fitted
     anchors = [{cat.surveys.index(s) for s in builder.anchors[label]} for label in fitted]
     label_of = np.array([fitted.index(l) if l in fitted else -1 for l in cat.labels])[cat.label[rows]]
-    there = {*zip(cat.survey[rows].tolist(), visit[rows].tolist(), label_of.tolist(), strict=True)}
-    free = {(s, v) for s, v, l in there if s not in anchors[l]}
-    slots = sorted({(s, v) for s, v, _ in there}, key=lambda slot: (slot not in free, slot))
+    slot_of = [*zip(cat.survey[rows].tolist(), visit[rows].tolist(), strict=True)]
+    free = {slot for slot, l in zip(slot_of, label_of, strict=True) if slot[0] not in anchors[l]}
+    slots = sorted(set(slot_of), key=lambda slot: (slot not in free, slot))
     table = np.full((len(stars), len(slots), len(fitted)), -1)
-    at = [slots.index(slot) for slot in zip(cat.survey[rows].tolist(), visit[rows].tolist(), strict=True)]
-    table[np.searchsorted(stars, cat.star[rows]), at, label_of] = rows
-    sizes = [len(label.weight) for label in prepared.design.labels]
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    has = [np.abs(expand).sum(2) > 0 for expand in prepared.expand]
-    n_term = max(int(h.any(0).sum()) for h in has)
-    shape = (len(stars), len(slots), len(fitted))
-    err, psi = np.zeros(shape), np.zeros((*shape, len(builder.floor_names)))
-    phi = np.zeros((len(stars), len(free), len(fitted), n_term))
-    spread = np.zeros((len(free), len(fitted), n_term, starts[-1]))
+    table[np.searchsorted(stars, cat.star[rows]), [slots.index(slot) for slot in slot_of], label_of] = rows
+
+    size = [len(label.weight) for label in prepared.design.labels]
+    n_term = max(int(np.abs(expand).any((0, 2)).sum()) for expand in prepared.expand)
+    shape = table.shape
+    arrays = {
+        "phi": np.zeros((shape[0], len(free), shape[2], n_term)),
+        "spread": np.zeros((len(free), shape[2], n_term, sum(size))),
+        "err": np.zeros(shape),
+        "psi": np.zeros((*shape, len(builder.floor_names))),
+    }
     scale_of, floor_of = (np.full(shape[1:], -1) for _ in range(2))
     for i, label in enumerate(fitted):
-        own = [j for j, (s, v) in enumerate(slots) if (s, v, i) in there]
+        own = [j for j, _ in enumerate(slots) if (table[:, j, i] >= 0).any()]
         own.sort(key=lambda j: (slots[j][0] in anchors[i], j))
         n_free = sum(slots[j][0] not in anchors[i] for j in own)
         if not own:
             continue
-        terms = [t for t, each in zip(prepared.terms, has[i].any(0), strict=True) if each]
-        coefficient = {(s, prepared.terms[t]): prepared.expand[i][s, t] for s, t in np.argwhere(has[i]).tolist()}
+        terms, coefficient = _coefficients(prepared, i)
         chosen = [slots[j] for j in own]
-        block = builder.block(label, stars, table[:, own, i], chosen, n_free, terms, coefficient, sizes[i])
-        err[:, own, i], psi[:, own, i] = np.sqrt(block.err2), block.psi
-        phi[:, own[:n_free], i, : len(terms)] = block.phi
-        each = np.asarray(block.spread).reshape(n_free, len(terms), sizes[i])
-        spread[own[:n_free], i, : len(terms), starts[i] : starts[i + 1]] = each
+        block = builder.block(label, stars, table[:, own, i], chosen, n_free, terms, coefficient, size[i])
+        mine = slice(sum(size[:i]), sum(size[: i + 1]))
+        arrays["phi"][:, own[:n_free], i, : len(terms)] = block.phi
+        each = np.asarray(block.spread).reshape(n_free, len(terms), size[i])
+        arrays["spread"][own[:n_free], i, : len(terms), mine] = each
+        arrays["err"][:, own, i], arrays["psi"][:, own, i] = np.sqrt(block.err2), block.psi
         scale_of[own, i], floor_of[own, i] = block.scale_of, block.floor_of
+    arrays["spread"] = arrays["spread"].reshape(-1, sum(size))
     corr, given = given_correlations(cat, [cat.labels.index(label) for label in fitted], table)
     corr_of = tuple(asked.index(cat.surveys[s]) if cat.surveys[s] in asked else -1 for s, _ in slots)
-    as_tuple = lambda x: tuple(tuple(row) for row in x.tolist())  # noqa: E731
-    return Visits(
-        table >= 0, phi, spread.reshape(-1, starts[-1]), err, psi, corr, given, as_tuple(scale_of), as_tuple(floor_of),
-        corr_of, name,
-    ), table  # fmt: skip
+    scales, floors = (tuple(tuple(row) for row in x.tolist()) for x in (scale_of, floor_of))
+    seen = table >= 0
+    visits = Visits(
+        seen, corr=corr, given=given, scale_of=scales, floor_of=floors, corr_of=corr_of, name=name, **arrays
+    )
+    return visits, table
+
+
+def _coefficients(prepared: Prepared, i: int) -> tuple[list[str], dict[tuple[int, str], np.ndarray]]:
+    """A label's terms, and which coefficients make up each survey's."""
+    expand = prepared.expand[i]
+    has = np.abs(expand).sum(2) > 0
+    terms = [term for term, used in zip(prepared.terms, has.any(0), strict=True) if used]
+    return terms, {(s, prepared.terms[t]): expand[s, t] for s, t in np.argwhere(has).tolist()}

@@ -36,7 +36,8 @@ class Run:
         recipe: as it was run.
         tree: ArviZ DataTree; ``tree["posterior"]`` has offset[survey, label], trend[survey, label, term],
             error_scale[survey, label], floor[survey, label], in the labels' units; with clusters also
-            cluster_mean[cluster, label] and cluster_spread[kind, label].
+            cluster_mean[cluster, label] and cluster_spread[kind, label]; where it is fitted
+            correlation[survey, label, label_2].
     """
 
     path: Path

@@ -99,6 +99,15 @@ def test_gradients_are_finite_with_unseen_labels():
     assert np.isfinite(found).all()
 
 
+def test_stars_of_anchors_alone_tell_the_noise():
+    y, seen, cov, _, _ = map(jnp.asarray, visits(1))
+    bare = gram_correlated(y, seen, cov, jnp.zeros((N_STAR, 0, N_LABEL, N_TERM)), jnp.zeros((0, N_COEF)))
+    nothing = np.zeros((N_STAR, N_FREE, N_LABEL, N_TERM))
+    expected = dense(*map(np.asarray, (y, seen, cov)), nothing, np.zeros((nothing[0].size, N_COEF)), np.zeros(N_COEF))
+    assert value(bare, np.zeros(N_COEF)) == pytest.approx(expected, rel=1e-9)
+    assert not np.asarray(bare.precision).any()
+
+
 def test_an_all_but_exact_measurement_costs_no_digits():
     """The anchor of the second label is 10^12 times more precise than the rest: the others' design survives."""
     y, seen, cov, phi, spread = visits(4)
