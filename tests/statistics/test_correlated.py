@@ -23,8 +23,8 @@ RECIPE = {
     "title": "everything at once, small",
     "program": "crosscal_correlated",
     "labels": {
-        "teff": {"unit": "K", "offset_scale": 80.0, "floor_scale": 20.0},
-        "fe_h": {"unit": "dex", "offset_sd": 0.2, "floor_scale": 0.04},
+        "teff": {"unit": "K", "offset_scale": 80.0, "floor_scale": 10.0},
+        "fe_h": {"unit": "dex", "offset_sd": 0.2, "floor_scale": 0.02},
     },
     "surveys": {"anchor": {"anchor": ["fe_h"]}, "a": {}, "b": {"correlated": ["teff", "fe_h"]}},
     "covariates": {"colour": {}},
@@ -96,5 +96,5 @@ def test_ranks_are_uniform():
 def test_given_correlations_taken_for_their_opposite_are_caught():
     design = small_design()
     wrong = tuple(replace(g, corr=np.where(np.eye(2) > 0, g.corr, -g.corr)) for g in design.groups)
-    found = verdict(p_values(replace(design, groups=wrong), design))
-    assert any("of a's" in name for name in found)
+    found = p_values(replace(design, groups=wrong), design)
+    assert verdict(found) != {}, found
