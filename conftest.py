@@ -78,13 +78,16 @@ def tiny_correlated():
 @functools.cache
 def tiny_correlated_run():
     """A finished run on `tiny_correlated`, of too few draws."""
+    return _quick_run(tiny_correlated(), "correlated")
+
+
+def _quick_run(prepared, name):
     from hbcal.calibration import ConvergenceWarning, calibrate
 
-    prepared = tiny_correlated()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         settings = {"workers": 0, "chains": 2, "warmup": 100, "draws": 100}
-        return calibrate(prepared.recipe, prepared.catalogue, _home() / "correlated", **settings)
+        return calibrate(prepared.recipe, prepared.catalogue, _home() / name, **settings)
 
 
 def _correlated_recipe():
@@ -116,13 +119,7 @@ def tiny_clusters():
 @functools.cache
 def tiny_cluster_run():
     """A finished run on `tiny_clusters`, of too few draws."""
-    from hbcal.calibration import ConvergenceWarning, calibrate
-
-    prepared = tiny_clusters()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        settings = {"workers": 0, "chains": 2, "warmup": 100, "draws": 100}
-        return calibrate(prepared.recipe, prepared.catalogue, _home() / "clusters", **settings)
+    return _quick_run(tiny_clusters(), "clusters")
 
 
 @functools.cache

@@ -58,3 +58,29 @@ def some(items: Iterable[object], most: int = 3) -> str:
     shown = [str(item) for item in items]
     head = ", ".join(repr(item) for item in shown[:most])
     return head if len(shown) <= most else f"{head} and {len(shown) - most} more"
+
+
+def refuse_unknown(names: Iterable[str], declared: Iterable[str], what: str, where: str) -> None:
+    """Refuse names of a recipe that nothing declares.
+
+    Args:
+        names: as the recipe writes them.
+        declared: the names there are.
+        what: what they name, for the message.
+        where: in which part of the recipe.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError for the first unknown name, with the closest that is declared.
+
+    Example:
+        >>> refuse_unknown(["teff", "log"], ["teff", "logg"], "label", "trend")
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: The recipe's trend names an unknown label 'log' (did you mean 'logg'?).
+    """
+    declared = list(declared)
+    for name in names:
+        if name not in declared:
+            raise HbcalError(f"The recipe's {where} names an unknown {what} {name!r}{closest(name, declared)}.")

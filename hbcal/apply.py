@@ -193,13 +193,13 @@ def _noise_covariance(drawn: Mapping[str, Draws], target: Target, rows: slice, f
     """Covariance of the noise of different labels, mean over the draws, (n, n_label, n_label); 0 on the diagonal."""
     labels = list(drawn)
     out = np.zeros((len(target.star[rows]), len(labels), len(labels)))
-    if not target.correlation and not (fitted - np.eye(len(labels))).any():
+    independent = not target.correlation and not (fitted - np.eye(len(labels))).any()
+    if independent or len(labels) < 2:
         return out
     parts = [d.parts(target.x[rows], target.error[label][rows]) for label, d in drawn.items()]
     pairs = [frozenset((a, b)) for i, a in enumerate(labels) for b in labels[:i]]
-    nothing = np.full(len(out), np.nan)
     given = {pair: target.correlation.get(pair, np.full(len(target.star), np.nan))[rows] for pair in pairs}
-    some = np.isfinite([nothing, *given.values()]).any(0)[:, None]
+    some = np.isfinite(list(given.values())).any(0)[:, None]
     for i, first in enumerate(labels):
         for j, second in enumerate(labels[:i]):
             (quoted, wide), (quoted_2, wide_2) = parts[i], parts[j]

@@ -12,6 +12,7 @@ from hbcal.numerics.gauge import zero_sum_basis
 from hbcal.programs.crosscal import Label
 from hbcal.recipe import Recipe
 from hbcal.terms import OFFSET, Terms, floor_terms, trend_terms
+from hbcal.visits import numbered
 
 
 class Builder:
@@ -80,7 +81,7 @@ class Builder:
         anchors = {cat.surveys.index(s) for s in self.anchors[label]}
         present = [s for s in range(len(cat.surveys)) if (cat.survey[rows] == s).any()]
         free = [s for s in present if s not in anchors]
-        visit = _visits(cat.star[rows], cat.survey[rows])
+        visit = numbered(cat.star[rows], cat.survey[rows])
         slots = [
             (s, v)
             for s in free + [s for s in present if s in anchors]
@@ -217,11 +218,3 @@ def _index(names: list, name) -> int:
     if name not in names:
         names.append(name)
     return names.index(name)
-
-
-def _visits(star: np.ndarray, survey: np.ndarray) -> np.ndarray:
-    """Number of the visit of each row, rows sorted by (star, survey)."""
-    new = np.ones(len(star), bool)
-    new[1:] = (star[1:] != star[:-1]) | (survey[1:] != survey[:-1])
-    start = np.maximum.accumulate(np.where(new, np.arange(len(star)), 0))
-    return np.arange(len(star)) - start

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from hbcal.blocks import Builder
-from hbcal.design import Prepared, anchors_of, voting
+from hbcal.design import Prepared
 from hbcal.distributions.correlated_stars import Visits
 from hbcal.groups import pooled
+from hbcal.layout import builder_of, coefficients_of, without_stars
 from hbcal.programs.crosscal_correlated import CorrelatedDesign
 from hbcal.visits import given_correlations, visits_of
 
@@ -50,9 +51,7 @@ def correlated(prepared: Prepared) -> Correlated:
         (('s1', (0, 1)), ('s2', (0, 1)))
     """
     recipe, graph, cat = prepared.recipe, prepared.overlap, prepared.catalogue
-    builder = Builder(recipe, cat, graph, anchors_of(recipe), voting(recipe, cat))
-    builder.error_scales, builder.floors = list(prepared.error_scales), list(prepared.floors)
-    builder.floor_names = list(prepared.floor_names)
+    builder = builder_of(prepared)
     rows = np.concatenate([where[where >= 0] for where in prepared.rows])
     present = [survey for s, survey in enumerate(cat.surveys) if (cat.survey[rows] == s).any()]
     lists = {survey: recipe.surveys[survey].correlated for survey in present}
@@ -66,8 +65,7 @@ def correlated(prepared: Prepared) -> Correlated:
         groups.append(group)
         tables.append(table.reshape(-1, len(graph.fitted)))
     joined = np.concatenate(tables)
-    bare = replace(prepared.design, labels=tuple(replace(label, blocks=()) for label in prepared.design.labels))
-    design = CorrelatedDesign(bare, tuple(groups), tuple(asked.items()))
+    design = CorrelatedDesign(without_stars(prepared.design), tuple(groups), tuple(asked.items()))
     return Correlated(design, (np.where(joined >= 0, cat.value[joined], 0.0),), joined)
 
 
@@ -101,7 +99,7 @@ def _group(
         n_free = sum(slots[j][0] not in anchors[i] for j in own)
         if not own:
             continue
-        terms, coefficient = _coefficients(prepared, i)
+        terms, coefficient = coefficients_of(prepared, i)
         chosen = [slots[j] for j in own]
         block = builder.block(label, stars, table[:, own, i], chosen, n_free, terms, coefficient, size[i])
         mine = slice(sum(size[:i]), sum(size[: i + 1]))
@@ -119,11 +117,3 @@ def _group(
         seen, corr=corr, given=given, scale_of=scales, floor_of=floors, corr_of=corr_of, name=name, **arrays
     )
     return visits, table
-
-
-def _coefficients(prepared: Prepared, i: int) -> tuple[list[str], dict[tuple[int, str], np.ndarray]]:
-    """A label's terms, and which coefficients make up each survey's."""
-    expand = prepared.expand[i]
-    has = np.abs(expand).sum(2) > 0
-    terms = [term for term, used in zip(prepared.terms, has.any(0), strict=True) if used]
-    return terms, {(s, prepared.terms[t]): expand[s, t] for s, t in np.argwhere(has).tolist()}

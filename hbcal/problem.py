@@ -18,7 +18,7 @@ from hbcal.infer.task import Task
 from hbcal.programs.crosscal_correlated import CorrelatedPriors, crosscal_correlated, draw_coefficients
 from hbcal.programs.crosscal_robust import RobustDesign, RobustPriors, crosscal_robust, outlier_stars
 from hbcal.programs.crosscal_structural import StructuralPriors, crosscal_structural
-from hbcal.start import Start, collapsed_task, find_start, ring_of, rough_start
+from hbcal.start import Start, collapsed_task, coordinates, find_start, rough_start
 from hbcal.strata import robust
 from hbcal.structural import Structural, structural
 
@@ -133,10 +133,8 @@ def robust_task(prepared: Prepared, sites: Mapping[str, np.ndarray], inverse_mas
     """
     spec, posed = prepared.recipe.priors, robust(prepared)
     priors = RobustPriors(spec.error_scale, spec.floor_trend, spec.outlier_rate)
-    return Task(
-        crosscal_robust, (posed.design, posed.y), {"priors": priors}, sites, None, inverse_mass, fold=("floor",),
-        ring=ring_of(prepared),
-    )  # fmt: skip
+    args = (posed.design, posed.y)
+    return coordinates(prepared, Task(crosscal_robust, args, {"priors": priors}, sites, None, inverse_mass))
 
 
 def robust_start(prepared: Prepared) -> tuple[Prepared, Start]:
@@ -188,10 +186,9 @@ def correlated_task(
     """
     spec, posed = prepared.recipe.priors, correlated(prepared)
     priors = CorrelatedPriors(spec.error_scale, spec.floor_trend)
-    return Task(
-        crosscal_correlated, (posed.design, posed.y), {"priors": priors}, sites, draw_coefficients, inverse_mass,
-        fold=("floor",), ring=ring_of(prepared),
-    )  # fmt: skip
+    args = (posed.design, posed.y)
+    task = Task(crosscal_correlated, args, {"priors": priors}, sites, draw_coefficients, inverse_mass)
+    return coordinates(prepared, task)
 
 
 def correlated_start(prepared: Prepared) -> tuple[Prepared, Start]:
@@ -211,8 +208,10 @@ def correlated_start(prepared: Prepared) -> tuple[Prepared, Start]:
         ['corr_s1', 'corr_s2', 'error_scale', 'floor']
     """
     left, start = clipped_start(prepared)
-    none = {f"corr_{survey}": np.eye(len(at)) for survey, at in correlated(left).design.correlated}
-    return left, replace(_at_the_mode(correlated_task(left, {**start.sites, **none})), clipped=start.clipped)
+    task = correlated_task(left, start.sites)
+    none = {f"corr_{survey}": np.eye(len(at)) for survey, at in task.args[0].correlated}
+    found = _at_the_mode(replace(task, start={**start.sites, **none}))
+    return left, replace(found, clipped=start.clipped)
 
 
 def structural_task(
@@ -235,10 +234,8 @@ def structural_task(
     """
     spec, posed = prepared.recipe.priors, structural(prepared)
     priors = StructuralPriors(spec.error_scale, spec.floor_trend)
-    return Task(
-        crosscal_structural, (posed.design, posed.y), {"priors": priors}, sites, None, inverse_mass, fold=("floor",),
-        ring=ring_of(prepared),
-    )  # fmt: skip
+    args = (posed.design, posed.y)
+    return coordinates(prepared, Task(crosscal_structural, args, {"priors": priors}, sites, None, inverse_mass))
 
 
 def structural_start(prepared: Prepared) -> tuple[Prepared, Start]:

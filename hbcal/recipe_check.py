@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hbcal._errors import HbcalError, closest, some
+from hbcal._errors import HbcalError, refuse_unknown, some
 from hbcal.recipe_correlations import check_correlations
 from hbcal.recipe_spec import DataSpec, Recipe, SimulateSpec
 
@@ -49,8 +49,8 @@ def check_recipe(recipe: Recipe) -> None:
     _check_labels(recipe)
     _check_covariates(recipe)
     for survey, spec in recipe.surveys.items():
-        _known(spec.anchor, recipe.labels, "label", f"survey {survey!r}")
-        _known(spec.free, ("error_scale", "floor", "outlier_rate"), "quantity to free", f"survey {survey!r}")
+        refuse_unknown(spec.anchor, recipe.labels, "label", f"survey {survey!r}")
+        refuse_unknown(spec.free, ("error_scale", "floor", "outlier_rate"), "quantity to free", f"survey {survey!r}")
     _check_dependence(recipe)
     _check_clusters(recipe)
     for entry in recipe.data:
@@ -60,13 +60,6 @@ def check_recipe(recipe: Recipe) -> None:
     check_correlations(recipe)
     _check_sampling(recipe)
     _check_simulate(recipe, recipe.simulate)
-
-
-def _known(names: Iterable[str], declared: Iterable[str], what: str, where: str) -> None:
-    declared = list(declared)
-    for name in names:
-        if name not in declared:
-            raise HbcalError(f"The recipe's {where} names an unknown {what} {name!r}{closest(name, declared)}.")
 
 
 def _positive(value: float, where: str) -> None:
@@ -97,7 +90,7 @@ def _check_labels(recipe: Recipe) -> None:
 
 def _check_covariates(recipe: Recipe) -> None:
     for name, covariate in recipe.covariates.items():
-        _known(
+        refuse_unknown(
             filter(None, (covariate.own, covariate.consensus, covariate.true)),
             recipe.labels,
             "label",
@@ -120,8 +113,8 @@ def _check_covariates(recipe: Recipe) -> None:
 
 def _check_dependence(recipe: Recipe) -> None:
     for survey, spec in recipe.surveys.items():
-        _known(spec.depends_on, recipe.surveys, "survey to depend on", f"survey {survey!r}")
-        _known(spec.own_scale, recipe.labels, "label", f"survey {survey!r}")
+        refuse_unknown(spec.depends_on, recipe.surveys, "survey to depend on", f"survey {survey!r}")
+        refuse_unknown(spec.own_scale, recipe.labels, "label", f"survey {survey!r}")
         both = sorted(set(spec.anchor) & set(spec.own_scale))
         if spec.depends_on and spec.anchor:
             raise HbcalError(
@@ -150,7 +143,7 @@ def _check_clusters(recipe: Recipe) -> None:
             raise HbcalError(f"The recipe's {where} are named like a survey: rename one of the two.")
         if not spec.spread:
             raise HbcalError(f"The recipe's {where} list no label in spread: name those that members share.")
-        _known(spec.spread, recipe.labels, "label", where)
+        refuse_unknown(spec.spread, recipe.labels, "label", where)
         for label, scale in spec.spread.items():
             if recipe.unit(label) != "dex" or "".join(filter(str.isalnum, label.lower())).startswith(NEVER_SHARED):
                 raise HbcalError(
@@ -176,18 +169,18 @@ def _check_clusters(recipe: Recipe) -> None:
 
 def _check_data(recipe: Recipe, entry: DataSpec) -> None:
     where = f"data entry for {entry.file!r}"
-    _known(entry.columns, ROLES[entry.layout], f"column of a {entry.layout} table", where)
-    _known(entry.covariates, recipe.covariates, "covariate", where)
+    refuse_unknown(entry.columns, ROLES[entry.layout], f"column of a {entry.layout} table", where)
+    refuse_unknown(entry.covariates, recipe.covariates, "covariate", where)
     for measurement in entry.measurements:
-        _known((measurement.survey,), recipe.surveys, "survey", where)
-        _known((measurement.label,), recipe.labels, "label", where)
+        refuse_unknown((measurement.survey,), recipe.surveys, "survey", where)
+        refuse_unknown((measurement.label,), recipe.labels, "label", where)
         if len(measurement.error) > 2:
             raise HbcalError(
                 f"The {where} lists {len(measurement.error)} error columns for {measurement.value!r}: give one, two "
                 "(lower, upper), or none."
             )
     for column in entry.covariates.values():
-        _known(filter(None, (column.survey,)), recipe.surveys, "survey", where)
+        refuse_unknown(filter(None, (column.survey,)), recipe.surveys, "survey", where)
     for name, limits in entry.within.items():
         _ordered(limits, f"The filter within {name!r} of the {where}")
     if (entry.layout == "wide") != bool(entry.measurements):
@@ -198,9 +191,9 @@ def _check_data(recipe: Recipe, entry: DataSpec) -> None:
 def _check_terms(recipe: Recipe) -> None:
     for kind, specs in (("trend", recipe.trend), ("floor", recipe.floor)):
         for spec in specs:
-            _known((*spec.covariates, *filter(None, (spec.per,))), recipe.covariates, "covariate", kind)
-            _known(spec.surveys, recipe.surveys, "survey", kind)
-            _known(spec.labels, recipe.labels, "label", kind)
+            refuse_unknown((*spec.covariates, *filter(None, (spec.per,))), recipe.covariates, "covariate", kind)
+            refuse_unknown(spec.surveys, recipe.surveys, "survey", kind)
+            refuse_unknown(spec.labels, recipe.labels, "label", kind)
             for name in spec.covariates:
                 if recipe.covariates[name].levels:
                     raise HbcalError(f"The recipe's {kind} lists category {name!r} as a covariate: use per = {name!r}.")
@@ -293,7 +286,7 @@ def _check_sampling(recipe: Recipe) -> None:
 def _check_simulate(recipe: Recipe, spec: SimulateSpec) -> None:
     if spec.n_star < 2:
         raise HbcalError(f"The recipe's simulate has n_star = {spec.n_star}: a calibration needs at least 2.")
-    _known(spec.seen, recipe.surveys, "survey", "simulate key 'seen'")
+    refuse_unknown(spec.seen, recipe.surveys, "survey", "simulate key 'seen'")
     stars = [*recipe.covariates, *(f"z.{label}" for label in recipe.labels)]
     errors = [*recipe.labels, *(f"{survey}.{label}" for survey in recipe.surveys for label in recipe.labels)]
     declared: dict[str, tuple[Mapping[str, Any], list[str]]] = {
@@ -301,11 +294,11 @@ def _check_simulate(recipe: Recipe, spec: SimulateSpec) -> None:
         "error_low": (spec.error_low, errors), "error_high": (spec.error_high, errors),
     }  # fmt: skip
     for key, (values, names) in declared.items():
-        _known(values, names, "name", f"simulate key {key!r}")
+        refuse_unknown(values, names, "name", f"simulate key {key!r}")
         for name, value in values.items() if key.startswith("error") else ():
             _positive(value, f"The recipe's simulate {key} of {name!r}")
     for key in ("n_cluster", "listed", "membership_low"):
-        _known(getattr(spec, key), recipe.clusters, "kind of clusters", f"simulate key {key!r}")
+        refuse_unknown(getattr(spec, key), recipe.clusters, "kind of clusters", f"simulate key {key!r}")
     for key in ("seen", "listed", "membership_low"):
         for name, share in getattr(spec, key).items():
             if not 0 <= share <= 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hbcal._errors import HbcalError, closest, some
+from hbcal._errors import HbcalError, refuse_unknown, some
 from hbcal.recipe_spec import DataSpec, Recipe
 
 
@@ -38,7 +38,7 @@ def check_correlations(recipe: Recipe) -> None:
             'program = "crosscal_correlated", or drop them.'
         )
     for name, spec in recipe.surveys.items():
-        _known(spec.correlated, recipe.labels, f"survey {name!r}", "label")
+        refuse_unknown(spec.correlated, recipe.labels, "label", f"survey {name!r}")
         if spec.correlated and (len(spec.correlated) < 2 or len(set(spec.correlated)) < len(spec.correlated)):
             raise HbcalError(
                 f"Survey {name!r} lists {some(spec.correlated, 9)} in correlated: name at least two labels, each once."
@@ -74,7 +74,7 @@ def _check_entry(recipe: Recipe, entry: DataSpec) -> None:
             "names no survey: add survey" if entry.layout == "labels" else "names a survey: only layout labels has one"
         )
         raise HbcalError(f"The recipe's {where} is {entry.layout} and {what}.")
-    _known(filter(None, (entry.survey,)), recipe.surveys, where, "survey")
+    refuse_unknown(filter(None, (entry.survey,)), recipe.surveys, "survey", where)
     if entry.correlations and entry.layout != "wide":
         raise HbcalError(f"The recipe's {where} is {entry.layout} but lists correlations: only a wide one has them.")
     measured = {(m.survey, m.label) for m in entry.measurements}
@@ -88,9 +88,3 @@ def _check_entry(recipe: Recipe, entry: DataSpec) -> None:
             )
         if pairs.count((spec.survey, *sorted(spec.labels))) > 1:
             raise HbcalError(f"The recipe's {where} has the correlation of {some(spec.labels)} twice: keep one.")
-
-
-def _known(names, declared, where: str, what: str) -> None:
-    for name in names:
-        if name not in declared:
-            raise HbcalError(f"The recipe's {where} names an unknown {what} {name!r}{closest(name, declared)}.")

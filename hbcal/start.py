@@ -86,10 +86,28 @@ def collapsed_task(prepared: Prepared, sites: Mapping[str, np.ndarray], inverse_
         ('floor',)
     """
     spec = prepared.recipe.priors
-    return Task(
-        crosscal, (prepared.design, prepared.y), {"priors": Priors(spec.error_scale, spec.floor_trend)}, sites,
-        draw_coefficients, inverse_mass, fold=("floor",), ring=ring_of(prepared),
-    )  # fmt: skip
+    args, priors = (prepared.design, prepared.y), Priors(spec.error_scale, spec.floor_trend)
+    return coordinates(prepared, Task(crosscal, args, {"priors": priors}, sites, draw_coefficients, inverse_mass))
+
+
+def coordinates(prepared: Prepared, task: Task) -> Task:
+    """The coordinates in which every program's noise is sampled: floors signed, each scatter one number.
+
+    Args:
+        prepared: what the task is of.
+        task: in its own coordinates.
+
+    Returns:
+        `Task`.
+
+    Errors:
+        None.
+
+    Example:
+        >>> coordinates(tiny_prepared(), Task(crosscal)).fold
+        ('floor',)
+    """
+    return replace(task, fold=("floor",), ring=ring_of(prepared))
 
 
 def least_squares_start(prepared: Prepared) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from hbcal.clusters import wrong_odds
 from hbcal.design import Prepared
 from hbcal.distributions.flat_stars import Block, split
 from hbcal.distributions.outlier_stars import NEVER, Stratum
+from hbcal.layout import without_stars
 from hbcal.programs.crosscal_robust import RobustDesign
 
 
@@ -64,8 +65,7 @@ def robust(prepared: Prepared) -> Robust:
         strata.append(tuple(tables))
         order.append(np.concatenate(where))
         values.append(cat.value[order[-1]])
-    bare = tuple(replace(label, blocks=()) for label in prepared.design.labels)
-    design = RobustDesign(replace(prepared.design, labels=bare), tuple(strata), len(prepared.rates))
+    design = RobustDesign(without_stars(prepared.design), tuple(strata), len(prepared.rates))
     return Robust(design, tuple(values), tuple(order))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from hbcal.blocks import Builder
-from hbcal.design import Prepared, anchors_of, voting
+from hbcal.design import Prepared
 from hbcal.distributions.population_stars import Group
+from hbcal.layout import builder_of, coefficients_of, without_stars
 from hbcal.programs.crosscal_structural import StructuralDesign
 from hbcal.terms import trend_terms, true_reference, true_slopes
 
@@ -45,9 +46,7 @@ def structural(prepared: Prepared) -> Structural:
         [('infrared+optical', (37, 4)), ('reference+infrared+optical', (36, 6)), ('few', (21, 6))]
     """
     recipe, graph, cat, found = prepared.recipe, prepared.overlap, prepared.catalogue, prepared.groups
-    builder = Builder(recipe, cat, graph, anchors_of(recipe), voting(recipe, cat))
-    builder.error_scales, builder.floors = list(prepared.error_scales), list(prepared.floors)
-    builder.floor_names = list(prepared.floor_names)
+    builder = builder_of(prepared)
     groups, values, rows = [], [], []
     for g, name in enumerate(found.names):
         stars = np.flatnonzero(found.of_star == g)
@@ -62,19 +61,18 @@ def structural(prepared: Prepared) -> Structural:
         values.append(np.where(rows[-1] >= 0, cat.value[rows[-1]], 0.0))
     at = [cat.labels.index(label) for label in graph.fitted]
     centre, scale = np.array([recipe.labels[label].population for label in graph.fitted]).T
-    bare = replace(prepared.design, labels=tuple(replace(label, blocks=()) for label in prepared.design.labels))
+    bare = without_stars(prepared.design)
     design = StructuralDesign(bare, tuple(groups), centre, scale, true_reference(recipe)[at])
     return Structural(design, tuple(values), tuple(rows))
 
 
 def _label(builder: Builder, prepared: Prepared, i: int, rows: np.ndarray, stars: np.ndarray):
     """A label's block of a group's stars, the slopes of its design rows, and its table of catalogue rows."""
-    cat, recipe, label, expand = prepared.catalogue, prepared.recipe, prepared.overlap.fitted[i], prepared.expand[i]
+    cat, recipe, label = prepared.catalogue, prepared.recipe, prepared.overlap.fitted[i]
     slots, n_free, table = builder.layout(label, rows, stars)
-    has = np.abs(expand).sum(2) > 0
-    terms = [name for t, name in enumerate(prepared.terms) if has[:, t].any()]
-    coefficient = {(s, prepared.terms[t]): expand[s, t] for s, t in np.argwhere(has).tolist()}
-    block = builder.block(label, stars, table, slots, n_free, terms, coefficient, expand.shape[2])
+    terms, coefficient = coefficients_of(prepared, i)
+    n_coef = prepared.expand[i].shape[2]
+    block = builder.block(label, stars, table, slots, n_free, terms, coefficient, n_coef)
     fitted = [cat.labels.index(name) for name in prepared.overlap.fitted]
     slopes = np.zeros((len(stars), n_free, len(terms), len(fitted)))
     for j, (s, _) in enumerate(slots[:n_free]):

@@ -27,11 +27,32 @@ def visits_of(cat: Catalogue) -> np.ndarray:
     """
     if cat.visit is not None:
         return cat.visit
-    seen: dict[tuple[int, int, int], int] = {}
+    order = np.lexsort((cat.label, cat.survey, cat.star))
     visit = np.zeros(len(cat.value), int)
-    for i, key in enumerate(zip(cat.star.tolist(), cat.survey.tolist(), cat.label.tolist(), strict=True)):
-        visit[i] = seen[key] = seen.get(key, -1) + 1
+    visit[order] = numbered(cat.star[order], cat.survey[order], cat.label[order])
     return visit
+
+
+def numbered(*keys: np.ndarray) -> np.ndarray:
+    """Number the rows that agree in every key, in order.
+
+    Args:
+        *keys: sorted together, (n_row,) each.
+
+    Returns:
+        (n_row,) int, 0 for the first of each run.
+
+    Errors:
+        None.
+
+    Example:
+        >>> numbered(np.array([4, 4, 4, 7]), np.array([0, 0, 1, 1])).tolist()
+        [0, 1, 0, 0]
+    """
+    n = len(keys[0])
+    new = np.ones(n, bool)
+    new[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
+    return np.arange(n) - np.maximum.accumulate(np.where(new, np.arange(n), 0))
 
 
 def refuse_apart(recipe: Recipe, cat: Catalogue, rows: np.ndarray, fitted: tuple[str, ...]) -> None:
@@ -51,16 +72,18 @@ def refuse_apart(recipe: Recipe, cat: Catalogue, rows: np.ndarray, fitted: tuple
     Example:
         >>> refuse_apart(tiny_run().recipe, tiny_sky().catalogue, np.arange(9), ("fe_h",))  # asks for no correlation
     """
-    visit = visits_of(cat)[rows]
-    present = [s for s in recipe.surveys if (cat.survey[rows] == cat.surveys.index(s)).any()]
-    for survey, spec in ((s, recipe.surveys[s]) for s in present):
+    asked = {survey: spec for survey, spec in recipe.surveys.items() if spec.correlated}
+    visit = visits_of(cat)[rows] if asked else rows
+    for survey, spec in asked.items():
+        here = cat.survey[rows] == cat.surveys.index(survey)
+        if not here.any():
+            continue
         lost = [label for label in spec.correlated if label not in fitted]
         if lost:
             raise HbcalError(
                 f"The recipe fits the correlation of {some(lost)} of survey {survey!r} with others, but nothing else "
                 "measures that label: take it out of correlated."
             )
-        here = cat.survey[rows] == cat.surveys.index(survey)
         _, number = np.unique(np.stack([cat.star[rows], visit])[:, here], axis=1, return_inverse=True)
         seen = np.zeros((number.max(initial=-1) + 1, len(cat.labels)), bool)
         seen[number, cat.label[rows][here]] = True

@@ -319,6 +319,7 @@ def broken(tmp_path, **columns):
     ("columns", "told"),
     [
         ({"RHO": 1.5}, r"a.csv has 1 correlation\(s\) of mg_h and fe_h of survey 'a' in column 'RHO'.* row 4"),
+        ({"RHO": np.inf}, r"a.csv has 1 correlation\(s\) of mg_h and fe_h of survey 'a' in column 'RHO'.* row 4"),
         ({"COV": 1e9}, r"a.csv has 1 covariance\(s\) of teff and fe_h of survey 'a' in column 'COV'.* row 4"),
         (
             IMPOSSIBLE,

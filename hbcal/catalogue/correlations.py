@@ -47,7 +47,7 @@ def read_correlations(
         told = columns.values[spec.column]
         if spec.kind == "covariance":
             told = told / (errors[spec.survey, first] * errors[spec.survey, second])
-        wrong = np.isfinite(columns.values[spec.column]) & ~(np.abs(told) < 1.0)
+        wrong = ~np.isnan(columns.values[spec.column]) & ~(np.abs(told) < 1.0)
         if wrong.any():
             why = (
                 "or errors are missing: correct or empty them" if spec.kind == "covariance" else "correct or empty them"
@@ -100,25 +100,23 @@ def with_correlations(cat: Catalogue, rows: pd.DataFrame, long: Collection[str])
 
 
 def _refuse_impossible(cat: Catalogue, visit: np.ndarray, correlation: np.ndarray) -> None:
-    """Lay the correlations out as a table per pair of labels, a visit per row."""
+    """Lay the correlations out as a matrix per visit, of the labels that it has."""
     _, first, number = np.unique(
         np.stack([cat.star, cat.survey, visit]), axis=1, return_index=True, return_inverse=True
     )
-    table = np.full((len(first), len(cat.labels), len(cat.labels)), np.nan)
-    table[number, cat.label] = correlation
-    seen = np.zeros(table.shape[:2], bool)
+    matrix = np.full((len(first), len(cat.labels), len(cat.labels)), np.nan)
+    matrix[number, cat.label] = correlation
+    seen = np.zeros(matrix.shape[:2], bool)
     seen[number, cat.label] = True
-    table[~seen[:, :, None] | ~seen[:, None]] = np.nan
-    pairs = {frozenset((a, b)): table[:, i, j] for i, a in enumerate(cat.labels) for j, b in enumerate(cat.labels[:i])}
-    refuse_impossible(list(cat.labels), pairs, cat.stars[cat.star[first]])
+    matrix[~seen[:, :, None] | ~seen[:, None]] = np.nan
+    refuse_impossible(matrix, cat.stars[cat.star[first]])
 
 
-def refuse_impossible(labels: list[str], correlation: Mapping[frozenset[str], np.ndarray], star: np.ndarray) -> None:
+def refuse_impossible(matrix: np.ndarray, star: np.ndarray) -> None:
     """Correlations that each lie within (-1, 1) need not go together.
 
     Args:
-        labels: names.
-        correlation: pair of labels -> (n_row,), NaN where it is not given: then 0.
+        matrix: correlations between labels, (n_row, n_label, n_label), NaN where not given: then 0; the diagonal is 1.
         star: ids of the rows, for the message.
 
     Returns:
@@ -128,17 +126,13 @@ def refuse_impossible(labels: list[str], correlation: Mapping[frozenset[str], np
         HbcalError for rows whose correlations form no covariance matrix.
 
     Example:
-        >>> pairs = [("a", "b", 0.9), ("b", "c", 0.9), ("a", "c", -0.9)]
-        >>> told = {frozenset(x[:2]): np.array([x[2]]) for x in pairs}
-        >>> refuse_impossible(["a", "b", "c"], told, np.array(["x"]))  # doctest: +ELLIPSIS
+        >>> matrix = np.array([[[1.0, 0.9, -0.9], [0.9, 1.0, 0.9], [-0.9, 0.9, 1.0]]])
+        >>> refuse_impossible(matrix, np.array(["x"]))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         hbcal._errors.HbcalError: The correlations of 1 row(s) go together in no covariance matrix, first star 'x': ...
     """
-    matrix = np.broadcast_to(np.eye(len(labels)), (len(star), len(labels), len(labels))).copy()
-    for pair, values in correlation.items():
-        i, j = (labels.index(label) for label in pair)
-        matrix[:, i, j] = matrix[:, j, i] = np.nan_to_num(values)
-    wrong = np.linalg.eigvalsh(matrix)[:, 0] < LEAST
+    whole = np.where(np.eye(matrix.shape[1], dtype=bool), 1.0, np.nan_to_num(matrix))
+    wrong = np.linalg.eigvalsh(whole)[:, 0] < LEAST
     if wrong.any():
         raise HbcalError(
             f"The correlations of {int(wrong.sum())} row(s) go together in no covariance matrix, first star "

@@ -40,35 +40,40 @@ def schema_columns(path: Path) -> tuple[list[str], Any]:
     """
     import xarray as xr
 
-    with xr.open_dataset(path, engine="h5netcdf") as opened:
-        data = opened.load()
-    lacking = [name for name in ("value", "covariance") if name not in data]
-    if lacking or "star" not in data.coords or data["covariance"].dims != ("star", "label", "label_2"):
-        raise HbcalError(
-            f"{path.name} is not of the label schema: it needs value(star, label) and covariance(star, label, label_2) "
-            "with the stars' ids as coordinate; write it with hbcal apply --out FILE.nc."
-        )
-    labels = [str(label) for label in data["label"].values]
-    variance = np.einsum("ill->il", data["covariance"].to_numpy())
-    if (variance < 0).any():
-        raise HbcalError(f"{path.name} has {int((variance < 0).sum())} negative variance(s): correct or empty them.")
-    columns: dict[str, Any] = {"star": data["star"].to_numpy()}
-    stated = [unit.strip() for unit in str(data.attrs.get("units", "")).split(",")]
-    units: dict[str, str] = {}
-    for l, label in enumerate(labels):
-        columns[label], columns[f"{label}_err"] = data["value"].to_numpy()[:, l], np.sqrt(variance[:, l])
-        if len(stated) == len(labels):
-            units |= dict.fromkeys((label, f"{label}_err"), stated[l])
-    for (l, first), (m, second) in combinations(enumerate(labels), 2):
-        with np.errstate(invalid="ignore", divide="ignore"):
-            corr = data["covariance"].to_numpy()[:, l, m] / np.sqrt(variance[:, l] * variance[:, m])
-        columns[f"{first}_{second}_corr"] = corr
-    columns |= {name: data[name].to_numpy() for name in ("extrapolation", "flag") if name in data}
+    with xr.open_dataset(path, engine="h5netcdf") as data:
+        lacking = [name for name in ("value", "covariance") if name not in data]
+        if lacking or "star" not in data.coords or data["covariance"].dims != ("star", "label", "label_2"):
+            raise HbcalError(
+                f"{path.name} is not of the label schema: it needs value(star, label) and covariance(star, label, "
+                "label_2) with the stars' ids as coordinate; write it with hbcal apply --out FILE.nc."
+            )
+        labels = [str(label) for label in data["label"].values]
+        stated = [unit.strip() for unit in str(data.attrs.get("units", "")).split(",")]
+        more = [name for name in ("extrapolation", "flag") if name in data]
+    pairs = list(combinations(labels, 2))
+    names = ["star", *(name for label in labels for name in (label, f"{label}_err"))]
+    names += [*(f"{first}_{second}_corr" for first, second in pairs), *more]
+    units = dict(zip(labels, stated, strict=True)) if len(stated) == len(labels) else {}
+    units |= {f"{label}_err": unit for label, unit in units.items()}
 
     def load(wanted: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+        with xr.open_dataset(path, engine="h5netcdf") as data:
+            data = data.load()
+        value, covariance = data["value"].to_numpy(), data["covariance"].to_numpy()
+        variance = np.einsum("ill->il", covariance)
+        if (variance < 0).any():
+            n = int((variance < 0).sum())
+            raise HbcalError(f"{path.name} has {n} negative variance(s): correct or empty them.")
+        columns = {"star": data["star"].to_numpy(), **{name: data[name].to_numpy() for name in more}}
+        for l, label in enumerate(labels):
+            columns[label], columns[f"{label}_err"] = value[:, l], np.sqrt(variance[:, l])
+        for first, second in pairs:
+            l, m = labels.index(first), labels.index(second)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                columns[f"{first}_{second}_corr"] = covariance[:, l, m] / np.sqrt(variance[:, l] * variance[:, m])
         return {n: pd.Series(columns[n]) for n in wanted}, {n: units[n] for n in wanted if units.get(n)}
 
-    return list(columns), load
+    return names, load
 
 
 def as_wide(entry: DataSpec, names: list[str], recipe: Recipe) -> DataSpec:

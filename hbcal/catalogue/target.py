@@ -103,7 +103,12 @@ def read_target(recipe: Recipe, path: Path, survey: str, fitted: tuple[str, ...]
         for (_, label), others in read_correlations(columns, told, reported).items()
         for other, values in others.items()
     }
-    refuse_impossible(list(value), correlation, star)
+    if correlation:
+        matrix = np.full((columns.n_row, len(value), len(value)), np.nan)
+        for pair, r in correlation.items():
+            i, j = (list(value).index(label) for label in pair)
+            matrix[:, i, j] = matrix[:, j, i] = r
+        refuse_impossible(matrix, star)
     impossible = {}
     for label, y in value.items():
         n_inf = int(np.isinf(y).sum())

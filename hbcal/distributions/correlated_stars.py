@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 from hbcal._pytree import pytree, static
 from hbcal._typing import AnyArray, Array, Bool, Float
 from hbcal.numerics.collapse import Gram, collapsed_log_density
-from hbcal.numerics.correlated import gram_correlated
+from hbcal.numerics.correlated import gram_correlated, unit_where_unseen
 
 
 @pytree
@@ -132,12 +132,9 @@ class CorrelatedStars(dist.Distribution):
 
     def _noise(self) -> Array:
         """Covariance of every row, 1 where nothing was seen, (n_row, n_label, n_label)."""
-        parts = []
-        for group, cov in zip(jax.tree.map(jnp.asarray, self.groups), self.covariances, strict=True):
-            both = group.seen[..., :, None] & group.seen[..., None, :]
-            bare = jnp.eye(cov.shape[-1])[None, None] * jnp.where(group.seen, 0.0, 1.0)[..., None]
-            parts.append((jnp.where(both, cov, 0.0) + bare).reshape(-1, *cov.shape[-2:]))
-        return jnp.concatenate(parts)
+        pairs = zip(self.groups, self.covariances, strict=True)
+        parts = [unit_where_unseen(cov, jnp.asarray(group.seen)) for group, cov in pairs]
+        return jnp.concatenate([part.reshape(-1, *part.shape[-2:]) for part in parts])
 
 
 @jax.jit

@@ -101,9 +101,31 @@ def visit_precisions(
         >>> visit_precisions(jnp.array([[[[4.0, 1.0], [1.0, 2.0]]]]), seen)[0].tolist()
         [[[[0.25, 0.0], [0.0, 0.0]]]]
     """
-    both = seen[..., :, None] & seen[..., None, :]
-    bare = jnp.eye(seen.shape[-1])[None, None] * jnp.where(seen, 0.0, 1.0)[..., None]
-    rows = factor(jnp.where(both, cov, 0.0) + bare)
+    rows = factor(unit_where_unseen(cov, seen))
     root = root_inverse(rows)
+    both = seen[..., :, None] & seen[..., None, :]
     precision = jnp.where(both, jnp.einsum("ivkl,ivkm->ivlm", root, root), 0.0)
     return precision, log_det(rows) + seen.sum(-1) * LOG_2PI
+
+
+def unit_where_unseen(
+    cov: Float[Array, "n_star n_visit n_label n_label"], seen: Bool[Array, "n_star n_visit n_label"]
+) -> Float[Array, "n_star n_visit n_label n_label"]:
+    """The covariance of each visit with unseen labels independent of the others, of variance 1.
+
+    Args:
+        cov: covariance of each visit, finite everywhere.
+        seen: which labels it has.
+
+    Returns:
+        Covariances, label units where seen.
+
+    Errors:
+        None.
+
+    Example:
+        >>> unit_where_unseen(jnp.array([[[[4.0, 1.0], [1.0, 2.0]]]]), jnp.array([[[True, False]]])).tolist()
+        [[[[4.0, 0.0], [0.0, 1.0]]]]
+    """
+    both = seen[..., :, None] & seen[..., None, :]
+    return jnp.where(both, cov, 0.0) + jnp.eye(seen.shape[-1])[None, None] * jnp.where(seen, 0.0, 1.0)[..., None]
