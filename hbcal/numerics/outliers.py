@@ -7,7 +7,9 @@ w_s = 1 / V_s, or 1 / (100 V_s) for s in h, and r_s what is left of a measuremen
                           + sum_s w_s r_s^2 - (sum_s w_s r_s)^2 / W ]
     log p(r)     = log sum_h q(h) p(r | h),      q(h) proportional to prod_{s in h} rate_s / (1 - rate_s),
 
-the sum over no outlier, one, and two of three or more: q is a proper prior, cut there.
+the sum over no outlier, one, and two of three or more: q is a proper prior, cut there. The quadratic form is taken as
+sum_{s<t} w_s w_t (r_s - r_t)^2 / W: two large numbers taken from each other would leave anything at all where one
+measurement is all but exact, even a density that draws a chain in for good.
 """
 
 from __future__ import annotations
@@ -98,14 +100,14 @@ def outlier_log_joint(
     which = hypotheses(residual.shape[1])
     share = _share(which)
     weight = 1.0 / var
-    centre = (weight * residual).sum(1) / weight.sum(1)
-    centred = residual - centre[:, None]  # a common level of 5000 K costs no digits
     total = weight @ share
-    moment = (weight * centred) @ share
-    square = (weight * centred**2) @ share
+    part = weight / weight.sum(1)[:, None]
+    one, other = np.triu_indices(residual.shape[1], 1)
+    apart = part[:, one] * weight[:, other] * (residual[:, one] - residual[:, other]) ** 2
+    square = apart @ (share[one] * share[other]) / (part @ share)
     const = (jnp.log(var) + LOG_2PI).sum(1)[:, None] + (which.sum(1) * np.log(INFLATION) - LOG_2PI)[None]
     prior = log_odds @ which.T
-    log_p = -0.5 * (const + jnp.log(total) + square - moment**2 / total)
+    log_p = -0.5 * (const + jnp.log(total) + square)
     return prior - logsumexp(prior, axis=1)[:, None] + log_p
 
 

@@ -77,3 +77,13 @@ def test_a_planted_blunder_is_named():
     probability = np.exp(joint - logsumexp(joint)) @ hypotheses(10)
     assert probability[6] > 0.999
     assert np.delete(probability, 6).max() < 0.2
+
+
+@pytest.mark.parametrize("exact", [1e-20, 1e-80, 1e-160])
+def test_an_all_but_exact_measurement_costs_no_digits(exact):
+    """Then the true value is known, and what is left are the others' own densities; nothing may draw a chain in."""
+    r, var, _ = (np.stack(x) for x in zip(*(star(seed, 3) for seed in range(100)), strict=True))
+    var[:, 1] = exact
+    joint = outlier_log_joint(*map(jnp.asarray, (r, var, np.full(r.shape, -1e4))))
+    expected = stats.norm.logpdf(r[:, [0, 2]], r[:, [1]], np.sqrt(var[:, [0, 2]])).sum(1)
+    np.testing.assert_allclose(logsumexp(joint, axis=1), expected, rtol=1e-9)
