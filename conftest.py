@@ -57,6 +57,24 @@ def tiny_network():
 
 
 @functools.cache
+def tiny_spectra():
+    """Spectra of 6 pixels of 400 stars, quadratic in teff and fe_h before the stretch, with noise of 0.01."""
+    from hbcal.emulator import SOFTENING
+    from hbcal.spectra.container import Spectra
+
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(400, 2))
+    phi = np.stack([np.ones(400), *x.T, x[:, 0] ** 2, x[:, 0] * x[:, 1], x[:, 1] ** 2], axis=1)
+    weights = rng.normal(size=(6, 6)) * np.array([1.0, 0.3, 0.3, 0.03, 0.03, 0.03])[:, None]
+    flux = SOFTENING * np.sinh(phi @ weights + 0.01 * rng.normal(size=(400, 6)))
+    labels = x * [500.0, 0.3] + [5000.0, -0.2]
+    ids = np.array([f"s{i}" for i in range(400)])
+    return Spectra(
+        np.arange(6.0), flux, np.full_like(flux, 0.01), ids, labels, np.zeros_like(labels), ("teff", "fe_h")
+    )
+
+
+@functools.cache
 def tiny_structural():
     """A small sky of the recipe `pipeline_response`, prepared."""
     from hbcal import load_recipe, simulate

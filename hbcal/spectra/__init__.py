@@ -1,0 +1,1 @@
+"""Spectra: the plain container, and what reads into it."""

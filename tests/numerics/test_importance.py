@@ -1,0 +1,55 @@
+"""Laplace and its check, against densities of which everything is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from arviz_stats.base import array_stats
+
+from hbcal.numerics.importance import DOF, newton_mode, weigh_around
+
+COV = np.array([[1.0, 0.6], [0.6, 2.0]])
+
+
+def gaussian(x):
+    left = x - jnp.array([1.0, -2.0])
+    return -0.5 * left @ jnp.linalg.solve(jnp.asarray(COV), left)
+
+
+def noise(n):
+    rng = np.random.default_rng(0)
+    return jnp.asarray(rng.normal(size=(n, 2)) / np.sqrt(rng.chisquare(DOF, size=(n, 1)) / DOF))
+
+
+def test_mode_and_covariance_of_a_gaussian_from_afar():
+    mode, root = newton_mode(gaussian, jnp.array([6.0, 6.0]))
+    np.testing.assert_allclose(mode, [1.0, -2.0], atol=1e-8)
+    np.testing.assert_allclose(root @ root.T, COV, rtol=1e-8)
+
+
+def test_a_start_where_the_curvature_has_the_wrong_sign_still_climbs():
+    def two_hills(x):  # a saddle at zero: plain Newton would stay on it or run downhill
+        return jnp.logaddexp(-2.0 * (x[0] - 2.0) ** 2, -2.0 * (x[0] + 2.0) ** 2) - 0.5 * x[1] ** 2
+
+    mode, _ = newton_mode(two_hills, jnp.array([0.2, 1.0]))
+    np.testing.assert_allclose(mode, [2.0, 0.0], atol=1e-5)
+
+
+def test_weighted_moments_are_the_gaussians_and_k_hat_says_so():
+    mode, root = newton_mode(gaussian, jnp.zeros(2))
+    draws, weight = weigh_around(gaussian, mode, root, noise(4000))
+    _, k_hat = array_stats.psislw(np.asarray(weight))
+    p = np.exp(weight - jax.nn.logsumexp(weight))
+    mean = p @ np.asarray(draws)
+    left = np.asarray(draws) - mean
+    assert k_hat < 0.5
+    np.testing.assert_allclose(mean, [1.0, -2.0], atol=0.1)  # 4,000 draws: 0.022 is one standard error
+    np.testing.assert_allclose((p[:, None] * left).T @ left, COV, atol=0.2)
+
+
+def test_a_planted_second_hill_is_told_by_k_hat():
+    def hidden(x):  # the other hill holds nearly all of the mass
+        return jnp.logaddexp(gaussian(x), 4.0 + gaussian(x - jnp.array([3.0, 3.0])))
+
+    mode, root = newton_mode(gaussian, jnp.zeros(2))
+    _, weight = weigh_around(hidden, mode, 0.3 * root, noise(4000))
+    assert array_stats.psislw(np.asarray(weight))[1] > 0.7
