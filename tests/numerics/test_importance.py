@@ -38,7 +38,7 @@ def test_weighted_moments_are_the_gaussians_and_k_hat_says_so():
     mode, root = newton_mode(gaussian, jnp.zeros(2))
     draws, weight = weigh_around(gaussian, mode, root, noise(4000))
     _, k_hat = array_stats.psislw(np.asarray(weight))
-    p = np.exp(weight - jax.nn.logsumexp(weight))
+    p = np.asarray(jax.nn.softmax(weight))
     mean = p @ np.asarray(draws)
     left = np.asarray(draws) - mean
     assert k_hat < 0.5
