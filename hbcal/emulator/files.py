@@ -51,7 +51,7 @@ def save_emulator(emulator: Emulator, folder: Path, about: dict[str, Any]) -> No
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f"{MODEL}.part"
     with beside.open("wb") as file:
-        file.write(save({name: np.ascontiguousarray(leaf) for name, leaf in _named(emulator).items()}))
+        file.write(save({name: np.asarray(leaf, order="C") for name, leaf in _named(emulator).items()}))
         file.flush()
         os.fsync(file.fileno())
     beside.replace(folder / MODEL)
