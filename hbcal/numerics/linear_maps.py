@@ -32,7 +32,7 @@ def _rows(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return row, np.arange(len(row)) - start + first[row]
 
 
-def linear_map(wave: Float[np.ndarray, "n_pix"], to: Float[np.ndarray, "n_to"]) -> csr_array:
+def linear_map(wave: Float[np.ndarray, " n_pix"], to: Float[np.ndarray, " n_to"]) -> csr_array:
     """Linear interpolation, as a matrix.
 
     A_ji = 1 - |to_j - wave_i| / step for the two pixels beside to_j, 0 for the others; rows beyond the ends, and rows
@@ -65,7 +65,7 @@ def linear_map(wave: Float[np.ndarray, "n_pix"], to: Float[np.ndarray, "n_to"]) 
     return made.tocsr()
 
 
-def conserving_map(wave: Float[np.ndarray, "n_pix"], to: Float[np.ndarray, "n_to"]) -> csr_array:
+def conserving_map(wave: Float[np.ndarray, " n_pix"], to: Float[np.ndarray, " n_to"]) -> csr_array:
     """Resampling that conserves flux, as a matrix on flux densities.
 
     A_ji = |pixel_i and pixel_j| / |pixel_j|: the mean of the flux density over the new pixel, edges being half way
@@ -96,7 +96,7 @@ def conserving_map(wave: Float[np.ndarray, "n_pix"], to: Float[np.ndarray, "n_to
     return coo_array((overlap, (row, at)), shape=(len(to), len(wave))).tocsr()
 
 
-def broadening_map(wave: Float[np.ndarray, "n_pix"], fwhm: Float[np.ndarray, "n_pix"]) -> csr_array:
+def broadening_map(wave: Float[np.ndarray, " n_pix"], fwhm: Float[np.ndarray, " n_pix"]) -> csr_array:
     """Convolution with a Gaussian whose width may change along the spectrum, as a matrix.
 
     A_ji = Phi((right_i - wave_j) / sigma_j) - Phi((left_i - wave_j) / sigma_j), sigma = FWHM / 2.3548: integrated over

@@ -25,7 +25,7 @@ def _refuse_range(wave: np.ndarray) -> None:
         )
 
 
-def vacuum_to_air(wave: Float[np.ndarray, "n_pix"]) -> Float[np.ndarray, "n_pix"]:
+def vacuum_to_air(wave: Float[np.ndarray, " n_pix"]) -> Float[np.ndarray, " n_pix"]:
     """Wavelengths in air from wavelengths in vacuum.
 
     wave_air = wave / n(wave),   n = 1 + 0.05792105 / (238.0185 - s) + 0.00167917 / (57.362 - s),   s = (1e4 A / wave)^2
@@ -50,7 +50,7 @@ def vacuum_to_air(wave: Float[np.ndarray, "n_pix"]) -> Float[np.ndarray, "n_pix"
     return wave / _refractive_index(wave)
 
 
-def air_to_vacuum(wave: Float[np.ndarray, "n_pix"]) -> Float[np.ndarray, "n_pix"]:
+def air_to_vacuum(wave: Float[np.ndarray, " n_pix"]) -> Float[np.ndarray, " n_pix"]:
     """Wavelengths in vacuum from wavelengths in air: the inverse of `vacuum_to_air`, by iteration.
 
     wave_vacuum = n(wave_vacuum) wave; n changes so little that each step wins five digits.
@@ -78,7 +78,7 @@ def air_to_vacuum(wave: Float[np.ndarray, "n_pix"]) -> Float[np.ndarray, "n_pix"
     return vacuum
 
 
-def rest_frame(wave: Float[np.ndarray, "n_pix"], velocity: float) -> Float[np.ndarray, "n_pix"]:
+def rest_frame(wave: Float[np.ndarray, " n_pix"], velocity: float) -> Float[np.ndarray, " n_pix"]:
     """Where an observed pixel lies in the star's own frame.
 
     wave_rest = wave / (1 + v / c), the surveys' convention v = c z; at 300 km/s it differs from the relativistic one by
@@ -101,7 +101,7 @@ def rest_frame(wave: Float[np.ndarray, "n_pix"], velocity: float) -> Float[np.nd
     return wave / (1.0 + velocity / SPEED_OF_LIGHT)
 
 
-def width_between(wave: Float[np.ndarray, "n_pix"], power: float, wanted: float) -> Float[np.ndarray, "n_pix"]:
+def width_between(wave: Float[np.ndarray, " n_pix"], power: float, wanted: float) -> Float[np.ndarray, " n_pix"]:
     """The width of the Gaussian that takes spectra from one resolving power to a lower one.
 
     FWHM = wave sqrt(1 / wanted^2 - 1 / power^2): widths of Gaussians add in squares.

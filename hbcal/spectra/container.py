@@ -180,7 +180,7 @@ def join(pieces: Iterable[Spectra]) -> Spectra:
     if not every:
         raise HbcalError("There is no star in these files.")
     names = ("flux", "flux_err", "star", "labels", "labels_err", "meta")
-    joined = {name: np.concatenate([getattr(piece, name) for piece in every]) for name in names}
+    joined: dict[str, Any] = {name: np.concatenate([getattr(piece, name) for piece in every]) for name in names}
     return replace(every[0], **joined)
 
 
@@ -288,7 +288,7 @@ def _names(array: Any) -> tuple[str, ...]:
 def _refuse_shapes(shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
     """Every array has the shape that wave, star and the names ask for."""
     n_star, n_pix = (shapes[key][:1] for key in ("star", "wave"))
-    asked = {"wave": n_pix, "star": n_star} | {key: n_star + n_pix for key in ("flux", "flux_err", "mask")}
+    asked = {"wave": n_pix, "star": n_star} | dict.fromkeys(("flux", "flux_err", "mask"), n_star + n_pix)
     asked |= {key: n_star + shapes.get("label_names", (0,)) for key in ("labels", "labels_err")}
     asked |= {"meta": n_star + shapes.get("meta_names", (0,))}
     for key, shape in asked.items():

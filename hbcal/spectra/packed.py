@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def _arrays(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
         return {key: np.asarray(store[key][:]) for key in store}
 
 
-def _with_errors(columns: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+def _with_errors(columns: np.ndarray, names: Iterable[str]) -> dict[str, Any]:
     """Labels and their errors from one table that holds both, the error of x as ``x_err``."""
     names = [str(name) for name in names]
     labels = [name for name in names if not name.endswith("_err")]
