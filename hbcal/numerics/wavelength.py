@@ -21,7 +21,7 @@ def _refuse_range(wave: np.ndarray) -> None:
     if not ((wave > SHORTEST) & (wave < LONGEST)).all():
         raise HbcalError(
             f"Air and vacuum wavelengths are in A, between {SHORTEST:.0f} and {LONGEST:.0f}, not from "
-            f"{np.min(wave):g} to {np.max(wave):g}: are these nm or micron?"
+            f"{np.min(wave):g} to {np.max(wave):g}: convert nm or micron first."
         )
 
 

@@ -13,7 +13,8 @@ from hbcal.spectra.fits_file import (
     bits,
     column,
     error_from_ivar,
-    hdu_data,
+    hdu_image,
+    hdu_table,
     known,
     linear_wave,
     log_wave,
@@ -69,7 +70,7 @@ def read_apstar(path: Path) -> Spectra:
     """
     with open_fits(path) as hdus:
         what = ((1, "the flux"), (2, "its error"), (3, "the mask"))
-        flux, err, mask = (np.atleast_2d(hdu_data(hdus, which, path, name))[0] for which, name in what)
+        flux, err, mask = (np.atleast_2d(hdu_image(hdus, which, path, name))[0] for which, name in what)
         header = hdus[0].header
         about = {
             "rv": 0.0,
@@ -117,8 +118,8 @@ def read_aspcapstar(path: Path) -> Spectra:
         hbcal._errors.HbcalError: absent.fits: there is no such file of spectra.
     """
     with open_fits(path) as hdus:
-        flux, err = (np.ravel(hdu_data(hdus, i, path, what)) for i, what in ((1, "the flux"), (2, "its error")))
-        table = hdu_data(hdus, 4, path, "the table of ASPCAP")
+        flux, err = (np.ravel(hdu_image(hdus, i, path, what)) for i, what in ((1, "the flux"), (2, "its error")))
+        table = hdu_table(hdus, 4, path, "the table of ASPCAP")
         labels, errors = zip(*(_aspcap(table, *ASPCAP[name]) for name in ASPCAP), strict=True)
         return as_spectra(
             {
@@ -185,7 +186,7 @@ def read_mwmstar(path: Path) -> Spectra:
     with open_fits(path) as hdus:
         seen = [hdu for hdu in hdus[3:5] if hdu.data is not None and len(hdu.data)]
         if not seen:
-            raise HbcalError(f"{path} has no APOGEE spectrum in HDU 3 or 4: is it of this format?")
+            raise HbcalError(f"{path} has no APOGEE spectrum in HDU 3 or 4: it may be of another format.")
         best = max(seen, key=lambda hdu: np.nan_to_num(_first(hdu.data, "SNR"), nan=-1.0))
         row = {name: column(best.data, [name], path)[0] for name in ("flux", "ivar", "pixel_flags")}
         if "wavelength" in (each.lower() for each in best.data.dtype.names):

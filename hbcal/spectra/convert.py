@@ -107,7 +107,7 @@ def prepare(spectra: Spectra, steps: Steps) -> Spectra:
     if np.isfinite(spectra.flux).any() and not np.isfinite(flux).any():
         raise HbcalError(
             f"The new wavelengths, {to[0]:g} to {to[-1]:g}, do not meet those of the spectra, {wave[0]:g} to "
-            f"{wave[-1]:g}: are the units the same?"
+            f"{wave[-1]:g}: give both in one unit."
         )
     return _at_rest(replace(spectra, wave=to, flux=flux, flux_err=err))
 

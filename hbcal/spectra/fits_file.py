@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,19 +46,21 @@ def open_fits(path: Path) -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # cards that break the standard are common, and harmless
             warnings.filterwarnings("error", "File may have been truncated")
-            with fits.open(path, memmap=False) as hdus:
+            # a compressed file is unpacked first, because astropy takes the loss of its end for the end
+            source = io.BytesIO(gzip.decompress(path.read_bytes())) if path.suffix == ".gz" else path
+            with fits.open(source, memmap=False) as hdus:
                 for hdu in hdus:
                     _ = hdu.data
                 yield hdus
     except HbcalError:
         raise
-    except (OSError, EOFError, ValueError, TypeError, IndexError, KeyError, Warning) as error:
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, IndexError, KeyError, Warning) as error:
         told = " ".join(str(error).split())[:120]
         raise HbcalError(f"{path} cannot be read as FITS, it may be truncated ({told}): fetch it again.") from None
 
 
-def hdu_data(hdus: Any, which: int, path: Path, what: str) -> Any:
-    """The data of one HDU.
+def hdu_image(hdus: Any, which: int, path: Path, what: str) -> np.ndarray:
+    """The image of one HDU.
 
     Args:
         hdus: an open FITS file.
@@ -64,19 +69,53 @@ def hdu_data(hdus: Any, which: int, path: Path, what: str) -> Any:
         what: what the HDU should hold, for messages.
 
     Returns:
-        Its image or table.
+        Its pixels, in the machine's byte order.
 
     Errors:
-        HbcalError where the file has no such HDU or no data in it.
+        HbcalError where the file has no such HDU or no image in it.
 
     Example:
         >>> from astropy.io import fits
-        >>> hdu_data(fits.HDUList([fits.PrimaryHDU()]), 1, Path("x.fits"), "the flux")
+        >>> hdu_image(fits.HDUList([fits.PrimaryHDU()]), 1, Path("x.fits"), "the flux")
         Traceback (most recent call last):
-        hbcal._errors.HbcalError: x.fits has no HDU 1 with the flux: is it of this format?
+        hbcal._errors.HbcalError: x.fits has no HDU 1 with the flux: it may be of another format.
     """
+    found = _data(hdus, which, path, what)
+    if found.dtype.names is not None:
+        raise HbcalError(f"{path} has a table in HDU {which} and no image with {what}: it may be of another format.")
+    return found.astype(found.dtype.newbyteorder("="))
+
+
+def hdu_table(hdus: Any, which: int, path: Path, what: str) -> Any:
+    """The table of one HDU, with one row or more.
+
+    Args:
+        hdus: an open FITS file.
+        which: number of the HDU.
+        path: of the file, for messages.
+        what: what the HDU should hold, for messages.
+
+    Returns:
+        The table; see `column`.
+
+    Errors:
+        HbcalError where the file has no such HDU or no table in it.
+
+    Example:
+        >>> from astropy.io import fits
+        >>> hdu_table(fits.HDUList([fits.PrimaryHDU()]), 4, Path("x.fits"), "the labels")
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: x.fits has no HDU 4 with the labels: it may be of another format.
+    """
+    found = _data(hdus, which, path, what)
+    if found.dtype.names is None or len(found) == 0:
+        raise HbcalError(f"{path} has no row of a table with {what} in HDU {which}: it may be of another format.")
+    return found
+
+
+def _data(hdus: Any, which: int, path: Path, what: str) -> Any:
     if which >= len(hdus) or hdus[which].data is None:
-        raise HbcalError(f"{path} has no HDU {which} with {what}: is it of this format?")
+        raise HbcalError(f"{path} has no HDU {which} with {what}: it may be of another format.")
     return hdus[which].data
 
 
@@ -104,7 +143,7 @@ def column(table: Any, names: Sequence[str], path: Path) -> np.ndarray:
         if name.upper() in has:
             values = np.asarray(table[has[name.upper()]])
             return values.astype(values.dtype.newbyteorder("="))
-    raise HbcalError(f"{path} has no column {' or '.join(map(repr, names))}: is it of this format?")
+    raise HbcalError(f"{path} has no column {' or '.join(map(repr, names))}: it may be of another format.")
 
 
 def number(header: Any, *names: str) -> float:
@@ -176,7 +215,7 @@ def linear_wave(header: Any, n_pix: int, path: Path) -> np.ndarray:
     """
     start, step = number(header, "CRVAL1"), number(header, "CDELT1", "CD1_1")
     if not np.isfinite([start, step]).all():
-        raise HbcalError(f"{path} has no CRVAL1 and CDELT1 for the wavelengths: is it of this format?")
+        raise HbcalError(f"{path} has no CRVAL1 and CDELT1 for the wavelengths: it may be of another format.")
     reference = number(header, "CRPIX1")
     reference = reference if np.isfinite(reference) and reference != 0 else 1.0
     return start + (np.arange(n_pix) + 1 - reference) * step

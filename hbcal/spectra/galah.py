@@ -8,7 +8,7 @@ import numpy as np
 
 from hbcal._errors import HbcalError
 from hbcal.spectra.container import Spectra, as_spectra
-from hbcal.spectra.fits_file import column, hdu_data, known, linear_wave, number, open_fits
+from hbcal.spectra.fits_file import column, hdu_image, hdu_table, known, linear_wave, number, open_fits
 
 ARMS = ("1", "2", "3", "4")  # blue, green, red, infrared: the last digit of the file's name
 FIT = "_allstar_fit_spectrum"  # in the name of a DR4 file
@@ -61,8 +61,8 @@ def read_galah(path: Path) -> Spectra:
     wave, flux, err, rv = [], [], [], [np.nan]
     for file in found or [path]:
         with open_fits(file) as hdus:
-            value = known(np.ravel(hdu_data(hdus, 0, file, "the flux")))
-            relative = known(np.ravel(hdu_data(hdus, 1, file, "its relative error")))
+            value = known(np.ravel(hdu_image(hdus, 0, file, "the flux")))
+            relative = known(np.ravel(hdu_image(hdus, 1, file, "its relative error")))
             if len(value) != len(relative):
                 raise HbcalError(f"{file} has {len(value)} pixels of flux, but {len(relative)} errors.")
             wave.append(linear_wave(hdus[0].header, len(value), file))
@@ -101,7 +101,7 @@ def read_galah_dr4(path: Path) -> Spectra:
         hbcal._errors.HbcalError: absent.fits: there is no such file of spectra.
     """
     with open_fits(path) as hdus:
-        table = hdu_data(hdus, 1, path, "the spectrum")
+        table = hdu_table(hdus, 1, path, "the spectrum")
         wave, flux, err = (np.ravel(column(table, [name], path)).astype(float) for name in ("wave", "sob", "uob"))
     return as_spectra(
         {

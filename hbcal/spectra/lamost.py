@@ -8,7 +8,7 @@ import numpy as np
 
 from hbcal._errors import HbcalError
 from hbcal.spectra.container import Spectra, as_spectra
-from hbcal.spectra.fits_file import SPEED_OF_LIGHT, column, error_from_ivar, hdu_data, known, number, open_fits
+from hbcal.spectra.fits_file import SPEED_OF_LIGHT, column, error_from_ivar, hdu_table, known, number, open_fits
 
 # A pixel is bad where every exposure says so (the "and" mask), whatever the bit; the "or" mask, true where any exposure
 # was bad, would drop most of the red half, and the inverse variance has already paid for what was left out.
@@ -44,13 +44,13 @@ def read_lamost(path: Path) -> Spectra:
     with open_fits(path) as hdus:
         header = hdus[0].header
         if hdus[0].data is None:
-            table = hdu_data(hdus, 1, path, "the spectrum")
+            table = hdu_table(hdus, 1, path, "the spectrum")
             names = ("FLUX", "IVAR", "WAVELENGTH", "ANDMASK")
             flux, ivar, wave, bad = (np.ravel(column(table, [name], path)) for name in names)
         else:
             image = np.atleast_2d(np.asarray(hdus[0].data, float))
             if len(image) <= OR_ROW:
-                raise HbcalError(f"{path} has {len(image)} row(s) in its image, not five: is it of this format?")
+                raise HbcalError(f"{path} has {len(image)} row(s) in its image, not five: it may be of another format.")
             flux, ivar, wave, bad = (image[row] for row in (FLUX_ROW, IVAR_ROW, WAVE_ROW, AND_ROW))
             if not (np.diff(wave) > 0).all():
                 start, step = number(header, "COEFF0", "CRVAL1"), number(header, "COEFF1", "CD1_1")

@@ -22,7 +22,7 @@ def _arrays(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
     with open_store(path) as store:
         lacking = [key for key in needed if key not in store]
         if lacking:
-            raise HbcalError(f"{path} lacks the array {lacking[0]!r}: is it of this format?")
+            raise HbcalError(f"{path} lacks the array {lacking[0]!r}: it may be of another format.")
         return {key: np.asarray(store[key][:]) for key in store}
 
 

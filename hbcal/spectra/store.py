@@ -7,7 +7,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +28,35 @@ class Member:
     """
 
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
-        self._archive, self._name, self._at = archive, name, 0
-        self._stream = self._open()
+        self._archive, self._name = archive, name
+        self._open()
 
-    def _open(self) -> Any:
-        stream = self._archive.open(self._name)
-        major, _ = np.lib.format.read_magic(stream)
-        header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        self.shape, fortran, self.dtype = header(stream)
-        if self.dtype.hasobject:
-            raise ValueError("it holds Python objects, which are never unpickled")
-        if fortran and len(self.shape) > 1:
-            raise ValueError("it is stored by columns; save numpy.ascontiguousarray of it")
-        self._at = 0
-        return stream
+    def _open(self) -> None:
+        """From the start."""
+        self._stream, self._at = self._archive.open(self._name), 0
+        try:
+            major, _ = np.lib.format.read_magic(self._stream)
+            header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+            self.shape, fortran, self.dtype = header(self._stream)
+            if self.dtype.hasobject:
+                raise ValueError("it holds Python objects, which are never unpickled")
+            if fortran and len(self.shape) > 1:
+                raise ValueError("it is stored by columns; save numpy.ascontiguousarray of it")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._stream.close()
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         if not self.shape:
             return np.frombuffer(self._stream.read(), self.dtype)[0]
         start, stop, _ = rows.indices(self.shape[0])
         if start < self._at:
-            self._stream.close()
-            self._stream = self._open()
+            self.close()
+            self._open()
         per_row = int(np.prod(self.shape[1:], dtype=int)) * self.dtype.itemsize
         skip = (start - self._at) * per_row
         while skip > 0:
@@ -90,8 +97,11 @@ def open_store(path: Path) -> Iterator[Mapping[str, Any]]:
         raise HbcalError(f"{path}: there is no such file of spectra.")
     try:
         if path.suffix == ".npz":
-            with zipfile.ZipFile(path) as archive:
-                yield {name.removesuffix(".npy"): Member(archive, name) for name in archive.namelist()}
+            with zipfile.ZipFile(path) as archive, ExitStack() as streams:
+                yield {
+                    name.removesuffix(".npy"): streams.enter_context(closing(Member(archive, name)))
+                    for name in archive.namelist()
+                }
         elif path.suffix == ".zarr":
             group = _zarr().open_group(str(path), mode="r")
             yield dict(group.arrays())
