@@ -25,6 +25,7 @@ from hbcal.spectra.fits_file import (
 # BADPIX, CRPIX, SATPIX, UNFIXABLE, BADDARK, BADFLAT, BADERR, NOSKY and NOT_ENOUGH_PSF: 16639, as the pipeline has it.
 # Persistence (9 to 11) and sky lines (12) warn; the error of such a pixel is already larger.
 BAD_PIXEL = bits(0, 1, 2, 3, 4, 5, 6, 7, 14)
+BAD_PIXEL_MWM = BAD_PIXEL | bits(16, 24)  # and INACTIVE_PIXEL, BAD_EXTRACTION of the pipeline of SDSS-V
 BAD_ERROR = 1e9  # the pipeline writes 1e10 where it does not know
 
 # label: (its columns in aspcapStar from the newest release back, its place in PARAM)
@@ -35,7 +36,6 @@ ASPCAP = {
     "alpha_m": (("ALPHA_M",), 6),
     "fe_h": (("FE_H",), None),
 }
-MWM_LABELLED = ("APOGEE/APO", "APOGEE/LCO")  # names of the HDUs with APOGEE spectra
 
 
 def _good_error(err: np.ndarray) -> np.ndarray:
@@ -200,7 +200,7 @@ def read_mwmstar(path: Path) -> Spectra:
                 "wave": wave,
                 "flux": row["flux"][None].astype(float),
                 "flux_err": error_from_ivar(row["ivar"])[None],
-                "mask": (row["pixel_flags"].astype(np.int64) & BAD_PIXEL != 0)[None],
+                "mask": (row["pixel_flags"].astype(np.int64) & BAD_PIXEL_MWM != 0)[None],
                 "star": [str(star)],
                 "meta": [[0.0, _first(best.data, "V_RAD"), _first(best.data, "SNR")]],
                 "meta_names": ["rv", "v_star", "snr"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,8 +77,8 @@ def prepare(spectra: Spectra, steps: Steps) -> Spectra:
         known are left out.
 
     Errors:
-        HbcalError where no star has a velocity, the resolution would rise, the wavelengths cannot be A, or the new grid
-        and the spectra do not overlap.
+        HbcalError where the format knows no velocities, the resolution would rise, the wavelengths cannot be A, or the
+        new grid and the spectra do not overlap.
 
     Example:
         >>> from hbcal.spectra.container import as_spectra
@@ -114,15 +114,17 @@ def prepare(spectra: Spectra, steps: Steps) -> Spectra:
 
 def _with_velocity(spectra: Spectra) -> Spectra:
     """The stars with a velocity, which goes into a column of its own."""
+    if "rv" not in spectra.meta_names:
+        raise HbcalError(f"{_no_velocity(len(spectra.star), spectra.star)}, nor has their format.")
     velocity = spectra.about("rv")
     known = np.isfinite(velocity)
-    if not known.any():
-        raise HbcalError(
-            f"{len(known)} star(s) have no velocity 'rv' in meta ({some(spectra.star)}): the rest frame needs one."
-        )
     kept = {name: getattr(spectra, name)[known] for name in ("flux", "flux_err", "star", "labels", "labels_err")}
     meta = np.column_stack([spectra.meta, velocity])[known]
     return replace(spectra, **kept, meta=meta, meta_names=(*spectra.meta_names, "v_taken"))
+
+
+def _no_velocity(n: int, star: Iterable[str]) -> str:
+    return f"{n} star(s) have no velocity 'rv' in meta ({some(star)}), which the rest frame needs"
 
 
 def _at_rest(spectra: Spectra) -> Spectra:
@@ -176,7 +178,10 @@ def convert(
             counts[0] += len(piece.star)
             counts[1] += len(made.star)
             progress(f"read {counts[0]} star(s), now {file}")
-            yield file, made
+            if len(made.star):
+                yield file, made
+        if counts[1] == 0:
+            raise HbcalError(f"{_no_velocity(counts[0], piece.star)}.")
 
     n = write_spectra(agreeing(pieces()), out)
     return n, counts[0] - n

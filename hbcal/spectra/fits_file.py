@@ -15,7 +15,6 @@ import numpy as np
 
 from hbcal._errors import HbcalError
 
-SPEED_OF_LIGHT = 299792.458  # km/s, exact
 SENTINEL = -9000.0  # surveys write -9999 where they know nothing
 
 

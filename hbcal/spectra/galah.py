@@ -11,6 +11,8 @@ from hbcal.spectra.container import Spectra, as_spectra
 from hbcal.spectra.fits_file import column, hdu_image, hdu_table, known, linear_wave, number, open_fits
 
 ARMS = ("1", "2", "3", "4")  # blue, green, red, infrared: the last digit of the file's name
+RELATIVE = ("INPUT_SIGMA", "RELATIVE_ERROR")  # what the HDU with the errors is called
+N_HDU_6 = 8  # of a file of reduction 6.0, whose second HDU is the normalised flux and whose third is the error
 FIT = "_allstar_fit_spectrum"  # in the name of a DR4 file
 
 
@@ -34,10 +36,11 @@ def object_of(path: Path) -> Path:
 
 
 def read_galah(path: Path) -> Spectra:
-    """One GALAH DR3 object, its four arms one after the other: air wavelengths in A, in the Sun's frame.
+    """One reduced GALAH object, its four arms one after the other: air wavelengths in A, in the Sun's frame.
 
-    Of each file the first HDU is the flux and the second its *relative* error; wave_i = CRVAL1 + (i + 1 - CRPIX1)
-    CDELT1. An arm whose file is lacking (12,181 objects) is left out.
+    Of each file the first HDU is the flux, and the *relative* error is the second in DR3 (reduction 5.3) and the third
+    in reduction 6.0, which DR4 is made from; wave_i = CRVAL1 + (i + 1 - CRPIX1) CDELT1. An arm whose file is lacking
+    (12,181 objects of DR3) is left out.
 
     Args:
         path: one of the four files ``SOBJECT_ID`` + 1, 2, 3 or 4 + ``.fits``; the others are looked for beside it.
@@ -49,7 +52,8 @@ def read_galah(path: Path) -> Spectra:
         HbcalError for a file that is absent, damaged or of another format, or what `as_spectra` refuses.
 
     Source:
-        docs.datacentral.org.au/galah/dr3/galah-dr3-spectra: extensions, names and missing files.
+        docs.datacentral.org.au/galah/dr3/galah-dr3-spectra: extensions, names and missing files;
+        github.com/sheliak/galah_reduction, documentation/folder_and_file_structure.txt: reduction 6.0.
 
     Example:
         >>> read_galah(Path("1704180037012051.fits"))
@@ -62,13 +66,15 @@ def read_galah(path: Path) -> Spectra:
     for file in found or [path]:
         with open_fits(file) as hdus:
             value = known(np.ravel(hdu_image(hdus, 0, file, "the flux")))
-            relative = known(np.ravel(hdu_image(hdus, 1, file, "its relative error")))
+            named = [i for i, hdu in enumerate(hdus) if hdu.name.upper() in RELATIVE]
+            which = named[0] if named else 2 if len(hdus) >= N_HDU_6 else 1
+            relative = known(np.ravel(hdu_image(hdus, which, file, "its relative error")))
             if len(value) != len(relative):
                 raise HbcalError(f"{file} has {len(value)} pixels of flux, but {len(relative)} errors.")
             wave.append(linear_wave(hdus[0].header, len(value), file))
             flux.append(value)
             err.append(np.where(relative > 0, np.abs(value) * relative, np.nan))
-            rv.append(number(hdus[0].header, "RVCOM", "RV_COM"))
+            rv.append(number(hdus[0].header, "RVCOM") if hdus[0].header.get("RVCOM_OK", 1) else np.nan)
     known_rv = [each for each in rv if np.isfinite(each)]
     return as_spectra(
         {
@@ -87,7 +93,8 @@ def read_galah_dr4(path: Path) -> Spectra:
     """One GALAH DR4 object, normalised as its pipeline fitted it: air wavelengths in A.
 
     Args:
-        path: ``SOBJECT_ID_allstar_fit_spectrum.fits``, a table with columns wave, sob (observed flux), uob (its error).
+        path: ``SOBJECT_ID_allstar_fit_spectrum.fits``, a table with columns wave, sob (observed flux), uob (its error);
+            no velocity is with them.
 
     Returns:
         The spectrum.

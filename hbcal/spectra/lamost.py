@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from hbcal._errors import HbcalError
+from hbcal.numerics.wavelength import SPEED_OF_LIGHT
 from hbcal.spectra.container import Spectra, as_spectra
-from hbcal.spectra.fits_file import SPEED_OF_LIGHT, column, error_from_ivar, hdu_table, known, number, open_fits
+from hbcal.spectra.fits_file import column, error_from_ivar, hdu_table, known, number, open_fits
 
 # A pixel is bad where every exposure says so (the "and" mask), whatever the bit; the "or" mask, true where any exposure
 # was bad, would drop most of the red half, and the inverse variance has already paid for what was left out.

@@ -10,8 +10,9 @@ import numpy as np
 
 from hbcal._errors import HbcalError
 from hbcal.numerics.linear_maps import carry, linear_map
+from hbcal.numerics.wavelength import SPEED_OF_LIGHT
 from hbcal.spectra.container import Spectra, as_spectra
-from hbcal.spectra.fits_file import SPEED_OF_LIGHT, error_from_ivar, known
+from hbcal.spectra.fits_file import error_from_ivar, known
 from hbcal.spectra.store import open_store
 
 N_ARM = 4

@@ -201,7 +201,10 @@ def _write_hdf5(pieces: Iterable[Mapping[str, np.ndarray]], path: Path, by_row: 
                     if n == 0:
                         file.create_dataset(key, data=value, **kind)
                 elif n == 0:
-                    file.create_dataset(key, data=value, maxshape=(None, *array.shape[1:]), **kind)
+                    # whole spectra, about a megabyte: a slice of rows reads what it needs and no more
+                    rows = max(1, (1 << 20) // max(1, array[:1].nbytes))
+                    chunks = tuple(max(1, size) for size in (rows, *array.shape[1:]))
+                    file.create_dataset(key, data=value, maxshape=(None, *array.shape[1:]), chunks=chunks, **kind)
                 else:
                     file[key].resize(n + m, axis=0)
                     file[key][n:] = value

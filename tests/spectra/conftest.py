@@ -89,7 +89,10 @@ def lamost_new(folder):
 ARMS = ((4713.0, 0.046), (5648.0, 0.0547), (6478.0, 0.0632), (7585.0, 0.0736))
 
 
-def galah(folder, star="170418003701205", arms=(1, 2, 3, 4), shift=0.0):
+NAMES_6 = ("normalized", "relative_error", "sky", "teluric", "scattered", "cross_talk", "resolution_profile")
+
+
+def galah(folder, star="170418003701205", arms=(1, 2, 3, 4), shift=0.0, layout=5, named=True):
     waves, fluxes, errs = [], [], []
     for arm in arms:
         start, step = ARMS[arm - 1][0] + shift, ARMS[arm - 1][1]
@@ -98,11 +101,13 @@ def galah(folder, star="170418003701205", arms=(1, 2, 3, 4), shift=0.0):
         relative[BAD] = 0.0
         wcs = {"CRVAL1": start, "CDELT1": step, "CRPIX1": 0 if arm == 1 else 2, "CTYPE1": "WAVE"}
         wcs |= {"RVCOM": VELOCITY}
-        hdus = [
-            cards(fits.PrimaryHDU(flux.astype("f4")), **wcs),
-            fits.ImageHDU(relative.astype("f4"), name="input_sigma"),
-        ]
-        hdus += [fits.ImageHDU(flux.astype("f4") + 1), fits.ImageHDU(relative.astype("f4")), fits.ImageHDU(flux / 1e3)]
+        hdus = [cards(fits.PrimaryHDU(flux.astype("f4")), **wcs)]
+        if layout == 5:  # DR3
+            more, names = (relative, flux, relative, flux / 1e3), ("input_sigma", "", "", "")
+        else:  # reduction 6.0
+            more, names = (flux / 1e3, relative, flux, flux, flux, flux, flux), NAMES_6
+        made = zip(more, names, strict=True)
+        hdus += [fits.ImageHDU(a.astype("f4"), name=(named and name) or None) for a, name in made]
         fits.HDUList(hdus).writeto(folder / f"{star}{arm}.fits")
         waves.append(start + step * (np.arange(N_PIX) - (0 if arm == 1 else 1)))
         hid = hidden(flux, flux * relative, BAD)
@@ -114,6 +119,14 @@ def galah(folder, star="170418003701205", arms=(1, 2, 3, 4), shift=0.0):
 
 def galah_lacking(folder):
     return galah(folder, "181221003701205", (2, 3))
+
+
+def galah_6(folder):
+    return galah(folder, layout=6)
+
+
+def galah_nameless(folder):
+    return galah(folder, layout=6, named=False)
 
 
 def galah_dr4(folder):
@@ -269,6 +282,8 @@ BUILD = {
     "lamost DR8": ("lamost", lamost_new),
     "galah": ("galah", galah),
     "galah lacking arms": ("galah", galah_lacking),
+    "galah reduction 6.0": ("galah", galah_6),
+    "galah reduction 6.0 without names": ("galah", galah_nameless),
     "galah-dr4": ("galah-dr4", galah_dr4),
     "apstar": ("apstar", apstar),
     "apstar of one visit": ("apstar", apstar_one_visit),

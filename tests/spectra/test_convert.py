@@ -81,6 +81,17 @@ def test_stars_without_a_velocity_are_left_out(tmp_path):
     assert read_spectra([tmp_path / "b.npz"]).star.tolist() == ["a", "c"]
 
 
+def test_one_file_without_a_velocity_does_not_stop_the_others(build, tmp_path):
+    good, bad = (build(name)[1].path for name in ("lamost DR8", "lamost DR1 to DR7"))
+    with fits.open(bad) as hdus:
+        no_velocity(hdus)
+        hdus.writeto(tmp_path / "unknown.fits")
+    files = [tmp_path / "unknown.fits", good]
+    assert convert(files, tmp_path / "a.h5", steps=Steps(frame="rest", wave=log_grid(3701, 3728, 30))) == (1, 1)
+    with pytest.raises(HbcalError, match="1 star"):
+        convert(files[:1], tmp_path / "b.h5", steps=Steps(frame="rest"))
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".h5", ".zarr"])
 def test_command(build, tmp_path, suffix, monkeypatch, capfd):
     files = [build(name)[1].path for name in ("lamost DR8", "lamost pilot")]
@@ -208,7 +219,7 @@ def gap(hdus):
 
 
 def no_velocity(hdus):
-    hdus[0].header["Z"] = -9999.0
+    hdus[0].header["Z"] = -9999.0  # LAMOST's word for "unknown"
 
 
 def few_rows(hdus):

