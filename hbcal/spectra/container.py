@@ -262,7 +262,7 @@ def as_spectra(found: Mapping[str, Any], where: str) -> Spectra:
     arrays = {key: np.asarray(array) for key, array in found.items()}
     _refuse_shapes({key: array.shape for key, array in arrays.items()}, where)
     star = arrays["star"]
-    star = np.char.decode(star, "utf-8") if star.dtype.kind == "S" else star.astype(str)
+    star = np.char.decode(star, "utf-8") if star.dtype.kind == "S" else np.array(star.tolist(), str)
     names, meta_names = (_names(arrays.get(key, ())) for key in ("label_names", "meta_names"))
     wave = _float(arrays["wave"], where, "wave")
     if len(wave) < 2 or not np.isfinite(wave).all() or not (np.diff(wave) > 0).all():

@@ -99,10 +99,11 @@ def _look(path: Path) -> dict[str, Any]:
         with open_store(path) as store:
             return {"arrays": set(store)}
     with open_fits(path) as hdus:
-        columns = [{name.upper() for name in getattr(hdu.data, "names", None) or ()} for hdu in hdus]
-        axes = [0 if hdu.data is None or names else hdu.data.ndim for hdu, names in zip(hdus, columns, strict=True)]
-        shape = () if hdus[0].data is None else hdus[0].data.shape
-        return {"columns": columns, "axes": axes, "shape": shape}
+        # headers only: there may be a million files
+        tables = [getattr(hdu, "columns", None) for hdu in hdus]
+        columns = [{name.upper() for name in (table.names if table else ())} for table in tables]
+        axes = [0 if names else hdu.header["NAXIS"] for hdu, names in zip(hdus, columns, strict=True)]
+        return {"columns": columns, "axes": axes, "shape": getattr(hdus[0], "shape", ())}
 
 
 def detect(path: Path) -> str:

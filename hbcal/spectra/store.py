@@ -40,8 +40,9 @@ class Member:
             self.shape, fortran, self.dtype = header(self._stream)
             if self.dtype.hasobject:
                 raise ValueError("it holds Python objects, which are never unpickled")
-            if fortran and len(self.shape) > 1:
-                raise ValueError("it is stored by columns; save numpy.ascontiguousarray of it")
+            self._whole = None
+            if fortran and len(self.shape) > 1:  # stored by columns: a row is all over the file
+                self._whole = np.frombuffer(self._stream.read(), self.dtype).reshape(self.shape, order="F")
         except BaseException:
             self.close()
             raise
@@ -53,6 +54,8 @@ class Member:
     def __getitem__(self, rows: slice) -> np.ndarray:
         if not self.shape:
             return np.frombuffer(self._stream.read(), self.dtype)[0]
+        if self._whole is not None:
+            return self._whole[rows]
         start, stop, _ = rows.indices(self.shape[0])
         if start < self._at:
             self.close()
@@ -101,6 +104,7 @@ def open_store(path: Path) -> Iterator[Mapping[str, Any]]:
                 yield {
                     name.removesuffix(".npy"): streams.enter_context(closing(Member(archive, name)))
                     for name in archive.namelist()
+                    if name.endswith(".npy")
                 }
         elif path.suffix == ".zarr":
             group = _zarr().open_group(str(path), mode="r")

@@ -78,6 +78,35 @@ def test_a_mask_hides_and_bytes_are_text(tmp_path):
     assert found.star.tolist() == ["a"]
 
 
+def test_arrays_stored_by_columns(tmp_path):
+    s = spectra()
+    np.savez(
+        tmp_path / "a.npz", wave=s.wave, flux=np.asfortranarray(s.flux), flux_err=s.flux_err.T.copy().T, star=s.star
+    )
+    pieces = list(iter_spectra([tmp_path / "a.npz"], 3))
+    np.testing.assert_array_equal(np.concatenate([piece.flux for piece in pieces]), s.flux)
+    np.testing.assert_array_equal(np.concatenate([piece.flux_err for piece in pieces]), s.flux_err)
+
+
+@pytest.mark.parametrize("text", ["<U5", "S5", "T"])
+@pytest.mark.filterwarnings("ignore")  # of Zarr, that text in its format 3 is not settled
+def test_zarr_as_others_write_it(tmp_path, text):
+    import zarr
+
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    star = np.array(["a", "bcd"])
+    star = star.astype(np.dtypes.StringDType() if text == "T" else text)
+    arrays = {"wave": np.array([1.0, 2.0]), "flux": np.ones((2, 2), "f4"), "flux_err": np.ones((2, 2), "f4")}
+    for key, array in (arrays | {"star": star, "label_names": star}).items():
+        group.create_array(key, data=array)
+    group.create_array("labels", data=np.ones((2, 2)))
+    group.create_array("labels_err", data=np.ones((2, 2)))
+    found = read_spectra([tmp_path / "a.zarr"], labels=True)
+    assert found.star.tolist() == ["a", "bcd"]
+    assert found.label_names == ("a", "bcd")
+    assert found.flux.dtype == float
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".h5", ".zarr"])
 def test_reading_in_pieces_needs_little_memory(tmp_path, suffix):
     n_star, n_pix, n = 12000, 300, 500

@@ -12,7 +12,7 @@ import pytest
 from astropy.io import fits
 
 import hbcal
-from hbcal import HbcalError
+from hbcal import HbcalError, cli
 from hbcal.spectra import fits_file, formats
 from hbcal.spectra.container import as_spectra
 from hbcal.spectra.convert import Steps, prepare
@@ -46,6 +46,8 @@ def test_every_format_is_detected_and_read(case):
 def test_every_row_of_the_table_is_tested_and_told(built_formats):
     assert built_formats == set(FORMATS)
     assert all(form.about for form in FORMATS.values())
+    named = cli.FORMATS.rstrip(".").split("One of ")[1].split(", ")  # spelt out, so that --help need not import
+    assert named == [formats.PLAIN, *FORMATS]
 
 
 def test_a_new_format_is_one_function_and_one_row(tmp_path, monkeypatch):
