@@ -15,6 +15,7 @@ from hbcal.spectra.store import FAULTS, open_store, write_store
 NEEDED = ("wave", "flux", "flux_err", "star")
 LABELLED = ("labels", "labels_err", "label_names")
 KEYS = (*NEEDED, *LABELLED, "mask", "meta", "meta_names")
+N_BATCH = 1000  # stars that are written at a time, at least
 BY_STAR = ("flux", "flux_err", "star", "labels", "labels_err", "mask", "meta")
 
 
@@ -184,6 +185,18 @@ def join(pieces: Iterable[Spectra]) -> Spectra:
     return replace(every[0], **joined)
 
 
+def _batches(pieces: Iterable[Spectra]) -> Iterator[Spectra]:
+    """Small pieces together: surveys have a file for each star, and a chunk on disk is for a thousand."""
+    held: list[Spectra] = []
+    for piece in pieces:
+        held.append(piece)
+        if sum(len(each.star) for each in held) >= N_BATCH:
+            yield join(held)
+            held = []
+    if held:
+        yield join(held)
+
+
 def write_spectra(spectra: Spectra | Iterable[Spectra], path: Path) -> int:
     """Write spectra to the plain container; the file is complete or absent.
 
@@ -206,7 +219,7 @@ def write_spectra(spectra: Spectra | Iterable[Spectra], path: Path) -> int:
         ['a']
     """
     pieces = [spectra] if isinstance(spectra, Spectra) else spectra
-    return write_store(map(_as_arrays, pieces), Path(path), BY_STAR)
+    return write_store(map(_as_arrays, _batches(pieces)), Path(path), BY_STAR)
 
 
 def _as_arrays(spectra: Spectra) -> dict[str, np.ndarray]:

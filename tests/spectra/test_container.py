@@ -142,13 +142,31 @@ def test_a_writer_that_fails_leaves_nothing_and_what_was_there(tmp_path, suffix)
     same(read_spectra([path]), spectra())
 
 
+def test_stars_one_by_one_are_written_together(tmp_path, monkeypatch):
+    import zarr
+
+    monkeypatch.setattr("hbcal.spectra.container.N_BATCH", 4)
+    one = [replace(spectra(1 + 3), star=np.array([f"{k}{i}" for i in range(4)])) for k in range(3)]
+    single = [list(iter_spectra([_saved(piece, tmp_path / f"{k}.npz")], 1)) for k, piece in enumerate(one)]
+    assert write_spectra((star for stars in single for star in stars), tmp_path / "all.zarr") == 12
+    flux = zarr.open_group(tmp_path / "all.zarr", mode="r")["flux"]
+    assert flux.chunks == (4, 5)
+    assert read_spectra([tmp_path / "all.zarr"]).star.tolist() == [f"{k}{i}" for k in range(3) for i in range(4)]
+
+
+def _saved(piece, path):
+    write_spectra(piece, path)
+    return path
+
+
 def test_zarr_without_its_library_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "zarr", None)
     with pytest.raises(HbcalError, match=r"hbcal-surveys\[zarr\]"):
         write_spectra(spectra(), tmp_path / "s.zarr")
 
 
-def test_long_words_are_refused_rather_than_cut(tmp_path):
+def test_long_words_are_refused_rather_than_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr("hbcal.spectra.container.N_BATCH", 1)
     long = replace(spectra(), star=np.array([f"{i:070d}" for i in range(7)]))
     assert write_spectra([long], tmp_path / "a.zarr") == 7
     assert read_spectra([tmp_path / "a.zarr"]).star.tolist() == long.star.tolist()
