@@ -15,6 +15,7 @@ from hbcal.spectra.store import FAULTS, open_store, write_store
 NEEDED = ("wave", "flux", "flux_err", "star")
 LABELLED = ("labels", "labels_err", "label_names")
 KEYS = (*NEEDED, *LABELLED, "mask", "meta", "meta_names")
+ROWS = ("flux", "flux_err", "star", "labels", "labels_err", "meta")  # of Spectra: a missing pixel is NaN, no mask
 N_BATCH = 1000  # stars that are written at a time, at least
 BY_STAR = ("flux", "flux_err", "star", "labels", "labels_err", "mask", "meta")
 
@@ -46,6 +47,16 @@ class Spectra:
     def __post_init__(self) -> None:
         if not self.meta_names:  # the default knows not how many stars there are
             object.__setattr__(self, "meta", np.empty((len(self.star), 0)))
+
+    def take(self, rows: np.ndarray | slice) -> Spectra:
+        """Some of the stars: every array that has a row for each, labels and meta among them.
+
+        Example:
+            >>> two = np.ones((2, 2))
+            >>> Spectra(two[0], two, two, two[0], two, two, ("a", "b"), two, ("rv", "snr")).take(slice(1)).meta.shape
+            (1, 2)
+        """
+        return replace(self, **{name: getattr(self, name)[rows] for name in ROWS})
 
     def about(self, name: str) -> np.ndarray:
         """One column of meta, (n_star,); NaN where the files do not have it.
@@ -180,8 +191,7 @@ def join(pieces: Iterable[Spectra]) -> Spectra:
     every = list(pieces)
     if not every:
         raise HbcalError("There is no star in these files.")
-    names = ("flux", "flux_err", "star", "labels", "labels_err", "meta")
-    joined: dict[str, Any] = {name: np.concatenate([getattr(piece, name) for piece in every]) for name in names}
+    joined: dict[str, Any] = {name: np.concatenate([getattr(piece, name) for piece in every]) for name in ROWS}
     return replace(every[0], **joined)
 
 

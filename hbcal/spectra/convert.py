@@ -118,9 +118,8 @@ def _with_velocity(spectra: Spectra) -> Spectra:
         raise HbcalError(f"{_no_velocity(len(spectra.star), spectra.star)}, nor has their format.")
     velocity = spectra.about("rv")
     known = np.isfinite(velocity)
-    kept = {name: getattr(spectra, name)[known] for name in ("flux", "flux_err", "star", "labels", "labels_err")}
-    meta = np.column_stack([spectra.meta, velocity])[known]
-    return replace(spectra, **kept, meta=meta, meta_names=(*spectra.meta_names, "v_taken"))
+    taken = np.column_stack([spectra.meta, velocity])
+    return replace(spectra, meta=taken, meta_names=(*spectra.meta_names, "v_taken")).take(known)
 
 
 def _no_velocity(n: int, star: Iterable[str]) -> str:

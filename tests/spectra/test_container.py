@@ -62,6 +62,14 @@ def test_kinds_mix_and_columns_of_meta_find_their_place(tmp_path):
     np.testing.assert_array_equal(both.about("rv"), np.tile(first.meta[:, 0], 2))
 
 
+def test_taking_stars_takes_all_that_is_theirs(tmp_path):
+    s, rows = spectra(), np.array([5, 1])
+    taken = s.take(rows)
+    for name in ("flux", "flux_err", "star", "labels", "labels_err", "meta"):
+        np.testing.assert_array_equal(getattr(taken, name), getattr(s, name)[rows])
+    assert s.take(s.about("rv") > 9).flux.shape == (0, 5)
+
+
 def test_seven_arguments_still_build_it():
     s = spectra()
     old = Spectra(s.wave, s.flux, s.flux_err, s.star, s.labels, s.labels_err, s.label_names)
