@@ -11,8 +11,8 @@ from hbcal.numerics.wavelength import SPEED_OF_LIGHT
 from hbcal.spectra.container import Spectra, as_spectra
 from hbcal.spectra.fits_file import column, error_from_ivar, hdu_table, known, number, open_fits
 
-# A pixel is bad where every exposure says so (the "and" mask), whatever the bit; the "or" mask, true where any exposure
-# was bad, would drop most of the red half, and the inverse variance has already paid for what was left out.
+# A pixel is bad where every exposure says so (the "and" mask), whatever the bit. The "or" mask, true where any exposure
+# was bad, is not used: what the other exposures saw is good, and the inverse variance has paid for what was left out.
 AND_ROW, OR_ROW = 3, 4
 FLUX_ROW, IVAR_ROW, WAVE_ROW = 0, 1, 2
 
