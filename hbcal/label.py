@@ -1,4 +1,4 @@
-"""The job `label`: an emulator and spectra in, label posteriors out, in the order of the input. Read it top to bottom."""
+"""The job `label`: an emulator and spectra in, label posteriors out, in their order. Read it top to bottom."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from hbcal.numerics.importance import DOF, closer, newton_mode, weigh_around
 from hbcal.programs.spectral_labels import spectral_labels
 from hbcal.spectra.container import Spectra
 
+SETTINGS = ManySettings()
 BATCH, AGAIN = 512, 64  # spectra of a compiled call, and of one for those that a first round does not settle
 N_DRAW, ROUNDS = 96, 4
 K_HAT = 0.7  # Vehtari et al. 2024, JMLR 25, 72: beyond it the weights do not stand for the posterior
@@ -36,9 +37,9 @@ def label_spectra(
     spectra: Spectra,
     *,
     fast: bool = False,
-    seed: int = 0,
+    seed: int | tuple[int, ...] = 0,
     keep_draws: bool = False,
-    settings: ManySettings = ManySettings(),
+    settings: ManySettings = SETTINGS,
     progress: Callable[[str], None] = lambda text: None,
 ) -> xr.Dataset:
     """The posterior of the labels of every spectrum.
@@ -78,14 +79,14 @@ def label_spectra(
     wave = np.asarray(known.wave)
     if spectra.wave.shape != wave.shape or not np.allclose(spectra.wave, wave, rtol=1e-6):
         raise HbcalError(
-            f"The spectra have {len(spectra.wave)} pixels from {spectra.wave[0]:g} to {spectra.wave[-1]:g}, the emulator "
-            f"{len(wave)} from {wave[0]:g} to {wave[-1]:g}: resample them onto its grid."
+            f"The spectra have {len(spectra.wave)} pixels from {spectra.wave[0]:g} to {spectra.wave[-1]:g}, the "
+            f"emulator {len(wave)} from {wave[0]:g} to {wave[-1]:g}: resample them onto its grid."
         )
     parts, n = [], len(spectra.star)
     for first in range(0, n, BATCH):
         rows = slice(first, first + BATCH)
         flux, err = (_padded(each[rows], BATCH) for each in (spectra.flux, spectra.flux_err))
-        found = _label(emulator, flux, err, fast, np.random.default_rng([seed, first]), settings)
+        found = _label(emulator, flux, err, fast, np.random.default_rng([*np.atleast_1d(seed), first]), settings)
         parts.append({name: values[: len(spectra.star[rows])] for name, values in found.items()})
         progress(f"labelling: {min(first + BATCH, n)} of {n} spectra")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
@@ -116,12 +117,10 @@ def _label(
     return out | {"draws": draws, "share": share}
 
 
-def _weighted(
-    emulator: Emulator, stars: Any, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _weighted(emulator: Emulator, stars: Any, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws of every star, their shares, and k-hat; stars that one round does not settle get more."""
     centre, root = _guess(emulator, stars)
-    n_star, n_label = centre.shape
+    n_label = centre.shape[1]
     noise = _noise(rng, n_label)
     draws, weight = map(np.array, _around(emulator, stars, centre, root, noise))
     share, k_hat = _smooth(weight)

@@ -15,17 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from hbcal import __version__
-from hbcal._errors import HbcalError, closest
-from hbcal.emulator.base import Emulator, Known, sharing, stretched
+from hbcal._errors import HbcalError, closest, some
+from hbcal.emulator.base import Emulator, Known, stretched
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
 from hbcal.emulator.full import train_full
 from hbcal.emulator.train_network import NetworkSettings, train_networks
+from hbcal.evaluation import read_truth, summary
 from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.label import label_spectra
 from hbcal.numerics.label_density import label_density
 from hbcal.numerics.true_labels import true_labels
 from hbcal.spectra.container import Spectra, read_spectra
 
+SETTINGS = NetworkSettings()
 METHODS = ("network", "quadratic")
 UNSEEN, TEST = 0.1, 0.05  # of the stars: to stop and temper the training, and to say how good it is
 LEAST = 300  # stars, to train networks on
@@ -45,10 +47,11 @@ def train_emulator(
     spectra: Spectra | Sequence[str | Path],
     out: str | Path,
     *,
+    labels: str | Path | None = None,
     method: str = "network",
     seed: int = 0,
     resume: bool = False,
-    settings: NetworkSettings = NetworkSettings(),
+    settings: NetworkSettings = SETTINGS,
     progress: Callable[[str], None] | None = None,
 ) -> Emulator:
     """Learn what spectra look like from their stars' labels, noise of spectra and labels included.
@@ -56,6 +59,7 @@ def train_emulator(
     Args:
         spectra: with labels; or files of the plain container.
         out: folder of the emulator; must not hold anything unless `resume`.
+        labels: table of labels by star, with errors in ``<label>_err``, instead of those of the spectra.
         method: ``"network"`` or ``"quadratic"``.
         seed: of split, start and order.
         resume: go on with a training that was interrupted.
@@ -80,7 +84,9 @@ def train_emulator(
     if method not in METHODS:
         raise HbcalError(f"There is no method {method!r} of training an emulator{closest(method, METHODS)}.")
     if not isinstance(spectra, Spectra):
-        spectra = read_spectra([Path(file) for file in spectra], labels=True)
+        spectra = read_spectra([Path(file) for file in spectra], labels=labels is None)
+    if labels is not None:
+        spectra = _with_labels(spectra, Path(labels))
     spectra, left_out = _usable(spectra, method)
     for reason, n in left_out.items():
         say(f"left out: {n}, {reason}")
@@ -100,6 +106,7 @@ def train_emulator(
         split = _split(len(spectra.star), seed)
         known, mean, root, width = _labels(spectra, split)
         say(f"training on {len(split.fit)} stars, {len(split.unseen)} to stop by, {len(split.test)} to test")
+        emulator: Emulator
         if method == "network":
             emulator, curves = train_networks(
                 known, spectra.flux, spectra.flux_err, mean, root, width, split.unseen, split.fit,
@@ -121,6 +128,23 @@ def train_emulator(
     return emulator
 
 
+def _with_labels(spectra: Spectra, path: Path) -> Spectra:
+    """The spectra with the labels of a table, NaN for stars it does not have."""
+    truth = read_truth(path)
+    place = {star: i for i, star in enumerate(truth.star.tolist())}
+    rows = np.array([place.get(star, -1) for star in spectra.star.tolist()], int)
+    told = [name for name, err in truth.labels_err.items() if np.isfinite(err).any()]
+    if not (rows >= 0).any() or not told:
+        raise HbcalError(
+            f"{path.name} has labels with errors [{some(told, 9)}] of {int((rows >= 0).sum())} of {len(rows)} stars: it "
+            "needs the column star, with the spectra's ids, and pairs of columns <label>, <label>_err."
+        )
+    table = lambda by: np.stack([np.where(rows >= 0, by[n][rows], np.nan) for n in told], axis=1)  # noqa: E731
+    return replace(
+        spectra, labels=table(truth.labels), labels_err=table(truth.labels_err), label_names=tuple(told)
+    )  # fmt: skip
+
+
 def _usable(spectra: Spectra, method: str) -> tuple[Spectra, dict[str, int]]:
     """Stars that can train, the others counted by reason."""
     if not spectra.label_names:
@@ -136,14 +160,14 @@ def _usable(spectra: Spectra, method: str) -> tuple[Spectra, dict[str, int]]:
             f"{int(keep.sum())} of {len(keep)} spectra can train networks, which need {LEAST}: give more, or use "
             "--method quadratic."
         )
-    part = {name: getattr(spectra, name)[keep] for name in ("flux", "flux_err", "star", "labels", "labels_err")}
-    for l, name in enumerate(spectra.label_names):
-        values = part["labels"][:, l]
+    kept = spectra.take(keep)
+    for l, name in enumerate(kept.label_names):
+        values = kept.labels[:, l]
         if not np.isfinite(values).sum() > 1 or not np.nanstd(values) > 0:
             raise HbcalError(
                 f"The label {name!r} is missing or the same for all {int(keep.sum())} training stars: leave it out."
             )
-    return replace(spectra, **part), left_out
+    return kept, left_out
 
 
 def _split(n_star: int, seed: int) -> Split:
@@ -174,24 +198,17 @@ def _labels(spectra: Spectra, split: Split) -> tuple[Known, np.ndarray, np.ndarr
 def _with_usual(emulator: Emulator, spectra: Spectra, split: Split) -> Emulator:
     """The emulator with the misfits of spectra it was not fitted to: what counts as usual."""
     rows = split.unseen if len(split.unseen) > 20 else split.fit
-    found = label_spectra(emulator, _rows(spectra, rows), fast=True)
+    found = label_spectra(emulator, spectra.take(rows), fast=True)
     usual = np.sort(found["chi2"].to_numpy())
     return replace(emulator, known=replace(emulator.known, usual=usual[np.isfinite(usual)]))  # type: ignore[type-var]
 
 
 def _told(emulator: Emulator, spectra: Spectra, rows: np.ndarray) -> dict[str, dict[str, float]]:
     """Scatter and coverage of the labels of stars that nothing was fitted to."""
-    from hbcal.evaluation import summary
-
     if len(rows) < 2:
         return {}
-    there = _rows(spectra, rows)
+    there = spectra.take(rows)
     return summary(label_spectra(emulator, there, fast=True), there.labels, there.labels_err)
-
-
-def _rows(spectra: Spectra, rows: np.ndarray) -> Spectra:
-    part = {name: getattr(spectra, name)[rows] for name in ("flux", "flux_err", "star", "labels", "labels_err")}
-    return replace(spectra, **part)
 
 
 def _digest(array: np.ndarray) -> str:
@@ -214,8 +231,8 @@ def _refuse_another(out: Path, mark: dict[str, Any]) -> None:
     differ = [key for key in mark if was.get(key) != mark[key]]
     if differ:
         raise HbcalError(
-            f"The training in {out} was started with another {' and '.join(differ)}: resume it with what it was started "
-            "with, or choose another --out."
+            f"The training in {out} was started with another {' and '.join(differ)}: resume it with what it was "
+            "started with, or choose another --out."
         )
 
 

@@ -12,6 +12,7 @@ from flax import nnx
 from hbcal._pytree import pytree, static
 from hbcal._typing import AnyArray, Array, Float
 from hbcal.emulator.base import Emulator, Known, median_of, stretched
+from hbcal.networks.autoregressive import Autoregressive
 
 FAR = 8.0  # a component farther out, in sd of the training stars, is taken for this far: networks know no more
 MOST_MISSING = 0.1  # of the pixels; what is missing is filled in from the components
@@ -159,22 +160,29 @@ class AutoregressiveEmulator(Emulator):
         near = jnp.asarray(np.column_stack([level, np.clip(z, -FAR, FAR)]), jnp.float32)
         return Seen(near, _lift(self.graph, self.states, near), z, rest), np.where(usable, "", "missing pixels")
 
-    def log_likelihood(self, x: Float[Array, "n_label"], star: Seen) -> Array:
+    def log_likelihood(self, x: Float[Array, n_label], star: Seen) -> Array:
         """T times the mean over the networks of ln p_m(z | x)."""
         x = x.astype(jnp.float32)
-        each = jax.vmap(lambda state, up: nnx.merge(self.graph, state).log_density(x, star.near[1:], up))
-        return self.temper * each(self.states, star.lifted).mean().astype(float)
+        each = [net.log_density(x, jnp.asarray(star.near)[1:], up) for net, up in self._nets(star)]
+        return jnp.asarray(self.temper) * jnp.stack(each).mean().astype(float)
 
-    def misfit(self, x: Float[Array, "n_label"], star: Seen) -> Array:
+    def misfit(self, x: Float[Array, n_label], star: Seen) -> Array:
         """Half from the components, half from what they leave."""
         x = x.astype(jnp.float32)
-        each = jax.vmap(lambda state, up: nnx.merge(self.graph, state).moments(x, up))
-        mean, log_sd = each(self.states, star.lifted)
-        white = (star.z - mean.mean(0).astype(float)) / jnp.exp(log_sd.mean(0).astype(float))
-        return 0.5 * ((white**2).mean() + star.rest)
+        mean, log_sd = (
+            jnp.stack(each).mean(0) for each in zip(*(n.moments(x, up) for n, up in self._nets(star)), strict=True)
+        )
+        white = (star.z - mean.astype(float)) / jnp.exp(log_sd.astype(float))
+        return 0.5 * ((white**2).mean() + jnp.asarray(star.rest))
+
+    def _nets(self, star: Seen) -> list[tuple[Autoregressive, Any]]:
+        """Network after network, not batched: a batch of matrix products is slower than one after the other."""
+        at = lambda tree, m: jax.tree.map(lambda leaf: leaf[m], tree)  # noqa: E731
+        n_net = len(jax.tree.leaves(self.states)[0])
+        return [(nnx.merge(self.graph, at(self.states, m)), at(star.lifted, m)) for m in range(n_net)]
 
     def guess(self, stars: Seen) -> tuple[Array, Array]:
-        """The guide's answer for all stars: centres (n_star, n_label), roots of covariances (n_star, n_label, n_label)."""
+        """The guide's answer: centres (n_star, n_label), and roots of covariances (n_star, n_label, n_label)."""
         mean, root = nnx.merge(self.guide_graph, self.guide)(stars.near)
         upright = jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=root.dtype), root.shape)
         turned = jax.scipy.linalg.solve_triangular(root, upright, lower=True)

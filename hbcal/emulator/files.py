@@ -1,4 +1,4 @@
-"""An emulator as a folder: ``model.safetensors`` holds its numbers, ``about.json`` what they are and how they were got."""
+"""An emulator as a folder: ``model.safetensors`` holds its numbers, ``about.json`` what they are."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def load_emulator(folder: Path) -> Emulator:
     if not (folder / ABOUT).is_file():
         begun = (folder / "training").is_dir()
         raise HbcalError(
-            f"{folder} holds an emulator whose training has not ended: go on with hbcal train emulator --resume." if begun
+            f"{folder} holds an emulator whose training has not ended: go on with --resume." if begun
             else f"{folder} holds no emulator: train one with hbcal train emulator."
         )  # fmt: skip
     try:
@@ -135,12 +135,16 @@ def _shape(emulator: Emulator) -> dict[str, int]:
     }  # fmt: skip
 
 
+NUMBER: Any = 0  # stands where an array is to come
+
+
 def _known(about: dict[str, Any]) -> Known:
-    return Known(0, 0, LabelDensity(0, 0, 0), 0, 0, 0, 0, tuple(about["labels"]))  # type: ignore[arg-type]
+    n = NUMBER
+    return Known(n, n, LabelDensity(n, n, n), n, n, n, n, tuple(about["labels"]))
 
 
 def _bare_full(about: dict[str, Any]) -> Emulator:
-    return FullEmulator(_known(about), LastLayer(0, 0, 0, 0))  # type: ignore[arg-type]
+    return FullEmulator(_known(about), LastLayer(*(NUMBER,) * 4))
 
 
 def _bare_autoregressive(about: dict[str, Any]) -> Emulator:
@@ -153,7 +157,7 @@ def _bare_autoregressive(about: dict[str, Any]) -> Emulator:
     graph, states = stacked([net])
     guide_graph, guide_state = asleep(guide)
     return AutoregressiveEmulator(
-        _known(about), Components(0, 0, 0, 0, 0), 0, states, guide_state, graph, guide_graph  # type: ignore[arg-type]
+        _known(about), Components(*(NUMBER,) * 5), NUMBER, states, guide_state, graph, guide_graph
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ class NetworkSettings:
     dropout: float = 0.1
     contrast: float = 20.0
     n_rival: int = 7
-    train: TrainSettings = TrainSettings()
+    train: TrainSettings = field(default_factory=TrainSettings)
 
 
 def contrast(
@@ -121,9 +121,8 @@ def train_networks(
         >>> spectra, known = tiny_spectra(), tiny_emulator().known
         >>> x = (spectra.labels - known.centre) / known.unit
         >>> few = NetworkSettings(n_dim=5, n_lead=2, n_net=1, hidden=8, train=TrainSettings(epochs=2))
-        >>> emulator, curves = train_networks(
-        ...     known, spectra.flux, spectra.flux_err, x, np.zeros((400, 2, 2)), np.full(2, 0.1), np.arange(40), np.arange(40, 400), few
-        ... )
+        >>> exact, rows = (x, np.zeros((400, 2, 2)), np.full(2, 0.1)), (np.arange(40), np.arange(40, 400))
+        >>> emulator, curves = train_networks(known, spectra.flux, spectra.flux_err, *exact, *rows, few)
         >>> sorted(curves), curves["guide"].shape
         (['guide', 'net0'], (2, 2))
     """
@@ -156,6 +155,12 @@ def train_networks(
         net.eval()  # dropout would tell rivals apart by chance
         return -likely - settings.contrast * told(net, batch, x, keys[1], settings.n_rival).mean()
 
+    def say(m: int, at: int, off: float, good: float) -> None:
+        progress(
+            f"training: network {m + 1} of {settings.n_net}, epoch {at + 1} of {settings.train.epochs}, loss {off:.3f}, "
+            f"score on unseen stars {good:.4f}"
+        )
+
     nets, curves = [], {}
     for m in range(settings.n_net):
         net = Autoregressive(
@@ -166,15 +171,16 @@ def train_networks(
         curves[f"net{m}"] = fit(
             net, loss, lambda net: told(net, held, held["x"], jax.random.PRNGKey(0), 15).mean(), data,
             replace(settings.train, seed=settings.train.seed + m), state=folder and folder / f"net{m}.npz",
-            progress=lambda at, off, good, m=m: progress(
-                f"training: network {m + 1} of {settings.n_net}, epoch {at + 1} of {settings.train.epochs}, "
-                f"loss {off:.3f}, score on unseen stars {good:.4f}"
-            ),
+            progress=partial(say, m),
         )  # fmt: skip
         nets.append(net)
 
     guide = Guide(
-        1 + z.shape[1], mean.shape[1], hidden=settings.hidden, dropout=settings.dropout, rngs=nnx.Rngs(params=0, dropout=0)
+        1 + z.shape[1],
+        mean.shape[1],
+        hidden=settings.hidden,
+        dropout=settings.dropout,
+        rngs=nnx.Rngs(params=0, dropout=0),
     )
     curves["guide"] = fit(
         guide, lambda net, batch, key: -net.log_density(labels_of(batch, key), batch["seen"]).mean(),
@@ -206,4 +212,3 @@ def _temper(
         return contrast(each, density, x, width, jax.random.PRNGKey(1), 31).mean()
 
     return float(TEMPERS[int(np.argmax([float(score(jnp.asarray(t, jnp.float32))) for t in TEMPERS]))])
-

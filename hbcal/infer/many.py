@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from numpyro.infer.hmc import hmc
 
 from hbcal._typing import Array, Float

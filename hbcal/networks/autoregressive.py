@@ -12,6 +12,7 @@ from flax import nnx
 from hbcal._typing import Array, Float
 
 LOG_2PI = float(np.log(2 * np.pi))
+GAINS = (0.35, 0.7, 2.8)  # of the first layers and the middle one
 NARROWEST, WIDEST = -6.0, 4.0  # of a log sd, in units of the component's scatter over the training stars
 
 
@@ -64,9 +65,9 @@ class Autoregressive(nnx.Module):
         seen, first, second = _degrees(n_context, n_dim, n_lead, hidden)
         out = np.arange(n_dim)
         below = lambda a, b: (a[:, None] <= b[None, :]).astype(float)  # noqa: E731
-        self.labels_in = Masked(np.ones((n_label, hidden[0])), np.sqrt(2.0), rngs)
-        self.seen_in = Masked(below(seen, first), 1.0, rngs)
-        self.middle = Masked(below(first, second), np.sqrt(2.0), rngs)
+        self.labels_in = Masked(np.ones((n_label, hidden[0])), GAINS[0], rngs)
+        self.seen_in = Masked(below(seen, first), GAINS[1], rngs)
+        self.middle = Masked(below(first, second), GAINS[2], rngs)
         self.mean_out = Masked(below(second, out), 0.0, rngs)
         self.log_sd_out = Masked(below(second, out), 0.0, rngs)
         self.labels_skip = Masked(np.ones((n_label, n_dim)), 0.0, rngs)

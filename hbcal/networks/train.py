@@ -128,7 +128,8 @@ def _resumed(state: Path | None, fresh: tuple[Any, Any], curve: np.ndarray) -> t
         if state is not None and state.is_file():
             with np.load(state) as saved:
                 found = [jnp.asarray(saved[f"leaf{i}"]) for i in range(len(leaves))]
-                return *jax.tree.unflatten(tree, found), saved["curve"]
+                carry, best = jax.tree.unflatten(tree, found)
+                return carry, best, saved["curve"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         pass
-    return *fresh, curve
+    return fresh[0], fresh[1], curve

@@ -9,9 +9,7 @@ EXACT = 1e-4  # error of a label reported without one, in units of its scatter
 RIDGE = 1e-3
 
 
-def true_labels(
-    reported: np.ndarray, err: np.ndarray, seen: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def true_labels(reported: np.ndarray, err: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and covariance of each star's true labels x, from a linear model that the labels' errors do not bias.
 
         x_i ~ N(B' s_i, R),    reported_il ~ N(x_il, err_il^2) where there is one
