@@ -1,0 +1,311 @@
+"""Turbospectrum, the program: where it is, what it is told, and what it answers."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hbcal._errors import HbcalError
+from hbcal.synthesis.atmospheres import digest
+from hbcal.synthesis.marcs import Atmosphere, mod_text
+
+VARIABLE = "HBCAL_TURBOSPECTRUM"
+PROGRAMS = ("babsma_lu", "bsyn_lu")
+PLACES = ("", "bin", "exec-gf", "exec", "src/exec-gf", "src/exec")
+DATA = ("DATA", "python/turbospectrum/data", "../DATA", "../python/turbospectrum/data", "../../python/turbospectrum/data")
+TIMEOUT = 3600.0  # bsyn can loop for ever on a broken model
+
+
+@dataclass(frozen=True)
+class Turbospectrum:
+    """The program's parts.
+
+    Attributes:
+        babsma, bsyn: the two executables, continuous opacities and spectrum.
+        data: the folder it calls DATA: partition functions, molecular constants, hydrogen lines.
+    """
+
+    babsma: Path
+    bsyn: Path
+    data: Path
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of the executables and of their data."""
+        return digest([self.babsma, self.bsyn, *(path for path in self.data.iterdir() if path.is_file())])
+
+
+def find_turbospectrum(environment: Mapping[str, str] | None = None) -> Turbospectrum:
+    """Find Turbospectrum: in the folder that HBCAL_TURBOSPECTRUM names, else on the PATH.
+
+    Args:
+        environment: variables; the process's by default.
+
+    Returns:
+        Its executables and data.
+
+    Errors:
+        HbcalError where it is not there, or has no data folder, or cannot be executed.
+
+    Example:
+        >>> find_turbospectrum({"HBCAL_TURBOSPECTRUM": "nowhere"})
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: There is no babsma_lu in the folder nowhere that HBCAL_TURBOSPECTRUM names: build ...
+    """
+    told = os.environ if environment is None else environment
+    home = told.get(VARIABLE, "")
+    how = "build Turbospectrum as docs/synthesis.md says"
+    found: list[Path] = []
+    for program in PROGRAMS:
+        if home:
+            paths = [path for place in PLACES if (path := Path(home) / place / program).is_file()]
+            where = f"in the folder {home} that {VARIABLE} names"
+        else:
+            on_path = shutil.which(program, path=told.get("PATH", ""))
+            paths, where = ([Path(on_path)] if on_path else []), f"on the PATH, and {VARIABLE} is not set"
+        if not paths:
+            raise HbcalError(f"There is no {program} {where}: {how}.")
+        if not os.access(paths[0], os.X_OK):
+            raise HbcalError(f"{paths[0]} cannot be executed: {how}.")
+        found.append(paths[0].resolve())
+    places = [*([Path(home)] if home else []), found[0].parent]
+    data = [path for place in places for name in DATA if (path := place / name).is_dir()]
+    if not data:
+        raise HbcalError(
+            f"Turbospectrum is at {found[0].parent} but its folder DATA is not near: set {VARIABLE} to a folder with both."
+        )
+    return Turbospectrum(*found, data[0].resolve())
+
+
+def babsma_input(model: str, opacities: str, window: tuple[float, float, float], star: Sequence[str], vmicro: float) -> str:
+    """What babsma, which computes continuous opacities, reads.
+
+    Args:
+        model: file of the atmosphere.
+        opacities: file to write.
+        window: lowest and highest wavelength and step, Angstrom (air).
+        star: the lines of `composition_lines`.
+        vmicro: microturbulence, km/s.
+
+    Returns:
+        The text for its standard input.
+
+    Errors:
+        None.
+
+    Example:
+        >>> print(babsma_input("a.mod", "a.opac", (8460.0, 8700.0, 0.1), ["'METALLICITY:' '0.0'"], 1.0).splitlines()[3])
+        'MODELINPUT:' 'a.mod'
+    """
+    low, high, step = window
+    return "\n".join(
+        [
+            f"'LAMBDA_MIN:' '{low - step:.3f}'",
+            f"'LAMBDA_MAX:' '{high + step:.3f}'",
+            f"'LAMBDA_STEP:' '{step:.4f}'",
+            f"'MODELINPUT:' '{model}'",
+            "'MARCS-FILE:' '.true.'",
+            f"'MODELOPAC:' '{opacities}'",
+            *star,
+            "'XIFIX:' 'T'",
+            f"{vmicro:.3f}",
+            "",
+        ]
+    )
+
+
+def bsyn_input(
+    opacities: str, spectrum: str, window: tuple[float, float, float], star: Sequence[str], lines: Sequence[str],
+    geometry: str,
+) -> str:  # fmt: skip
+    """What bsyn, which computes the spectrum, reads.
+
+    Args:
+        opacities: file that babsma wrote.
+        spectrum: file to write.
+        window: lowest and highest wavelength and step, Angstrom (air).
+        star: the lines of `composition_lines`.
+        lines: files of the line lists.
+        geometry: "spherical" or "plane_parallel" transfer.
+
+    Returns:
+        The text for its standard input; the four numbers at its end are those of Turbospectrum's own examples.
+
+    Errors:
+        None.
+
+    Example:
+        >>> said = bsyn_input("a.opac", "a.spec", (8460.0, 8700.0, 0.1), [], ["ges.txt"], "spherical").splitlines()
+        >>> said[-7:-4]
+        ["'NFILES:' '1'", 'ges.txt', "'SPHERICAL:' 'T'"]
+    """
+    low, high, step = window
+    return "\n".join(
+        [
+            f"'LAMBDA_STEP:' '{step:.4f}'",
+            f"'LAMBDA_MIN:' '{low:.3f}'",
+            f"'LAMBDA_MAX:' '{high:.3f}'",
+            "'INTENSITY/FLUX:' 'Flux'",
+            "'ABFIND:' '.false.'",
+            f"'MODELOPAC:' '{opacities}'",
+            f"'RESULTFILE:' '{spectrum}'",
+            *star,
+            f"'NFILES:' '{len(lines)}'",
+            *lines,
+            f"'SPHERICAL:' '{'T' if geometry == 'spherical' else 'F'}'",
+            "30", "300.00", "15", "1.3", "",
+        ]
+    )  # fmt: skip
+
+
+def composition_lines(abundances: np.ndarray, isotopes: Mapping[str, float]) -> list[str]:
+    """What both programs are told of the composition: every element's abundance, so that nothing is left to defaults.
+
+    Args:
+        abundances: (92,) logarithmic number abundances, hydrogen at 12, dex.
+        isotopes: fraction by isotope, such as {"6.012": 0.94, "6.013": 0.06}.
+
+    Returns:
+        Lines of input.
+
+    Errors:
+        None.
+
+    Example:
+        >>> composition_lines(np.array([12.0, 10.93]), {"6.012": 1.0})[5:]
+        ["'INDIVIDUAL ABUNDANCES:' '2'", '1 12.000', '2 10.930', "'ISOTOPES:' '1'", '6.012 1.0000']
+    """
+    scales = ("METALLICITY:", "ALPHA/Fe:", "HELIUM:", "R-PROCESS:", "S-PROCESS:")
+    lines = [f"'{name}' '0.000'" for name in scales]
+    lines.append(f"'INDIVIDUAL ABUNDANCES:' '{len(abundances)}'")
+    lines += [f"{z} {value:.3f}" for z, value in enumerate(abundances, 1)]
+    if isotopes:
+        lines += [f"'ISOTOPES:' '{len(isotopes)}'", *(f"{name} {share:.4f}" for name, share in isotopes.items())]
+    return lines
+
+
+def synthesize(
+    program: Turbospectrum, atmosphere: Atmosphere, abundances: np.ndarray, vmicro: float,
+    window: tuple[float, float, float], lines: Sequence[Path], folder: Path, *,
+    geometry: str = "spherical", isotopes: Mapping[str, float] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Compute one spectrum (LTE).
+
+    Args:
+        program: from `find_turbospectrum`.
+        atmosphere: the model.
+        abundances: (92,) of the lines, hydrogen at 12, dex.
+        vmicro: microturbulence, km/s.
+        window: lowest and highest wavelength and step, Angstrom (air).
+        lines: files of line lists.
+        folder: an empty folder to work in.
+        geometry: "spherical" where the model is, or "plane_parallel" always.
+        isotopes: fractions other than the Sun's.
+
+    Returns:
+        wave (n_pix), Angstrom (air), and the flux over the continuum (n_pix).
+
+    Errors:
+        HbcalError where a program fails, with the last line it wrote.
+
+    Example:
+        >>> synthesize(Turbospectrum(Path("no"), Path("no"), Path("no")), None, None, 1.0, (2.0, 1.0, 0.1), [], Path("x"))
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: The window is [2, 1] with a step of 0.1: give low < high in Angstrom, and a step ...
+
+    Source:
+        Plez 2012, ASCL 1205.004; Gerber et al. 2023, A&A 669, A43.
+    """
+    check_window(window)
+    (folder / "DATA").symlink_to(program.data)
+    (folder / "model.mod").write_text(mod_text(atmosphere), encoding="ascii")
+    for i, path in enumerate(lines):  # names in the input may be 256 characters at most: short links
+        (folder / f"lines{i}").symlink_to(path.resolve())
+    transfer = geometry if atmosphere.spherical else "plane_parallel"
+    star = composition_lines(abundances, isotopes or {})
+    names = [f"lines{i}" for i in range(len(lines))]
+    _run(program.babsma, babsma_input("model.mod", "opac", window, star, vmicro), folder)
+    _run(program.bsyn, bsyn_input("opac", "spectrum", window, star, names, transfer), folder)
+    return read_spectrum(folder / "spectrum", window)
+
+
+def check_window(window: tuple[float, float, float]) -> None:
+    """Refuse a window that no spectrum has.
+
+    Args:
+        window: lowest and highest wavelength and step, Angstrom.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError where low, high and step are not in order, or Turbospectrum's arrays are too short.
+
+    Example:
+        >>> check_window((8460.0, 8700.0, 0.1))
+    """
+    low, high, step = window
+    if not (0 < low < high < np.inf and 0 < step < high - low):
+        raise HbcalError(
+            f"The window is [{low:g}, {high:g}] with a step of {step:g}: give low < high in Angstrom, and a step between."
+        )
+    if (high - low) / step > 999_000:
+        raise HbcalError(
+            f"The window [{low:g}, {high:g}] has {(high - low) / step:.0f} steps of {step:g}: Turbospectrum takes up to "
+            "999,000; widen the step, or split the window."
+        )
+
+
+def read_spectrum(path: Path, window: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Read the spectrum that bsyn wrote.
+
+    Args:
+        path: text with wavelength, normalised flux, flux.
+        window: what it was asked for; the wavelengths are taken from it, since the file rounds them.
+
+    Returns:
+        wave (n_pix), Angstrom, and flux over the continuum (n_pix).
+
+    Errors:
+        HbcalError where the file is not there, is cut off, or holds something else.
+
+    Example:
+        >>> read_spectrum(Path("nowhere"), (8460.0, 8700.0, 0.1))
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: Turbospectrum wrote no spectrum.
+    """
+    low, high, step = window
+    if not path.is_file():
+        raise HbcalError("Turbospectrum wrote no spectrum.")
+    rows = [re.findall(r"[-+.\dEe]+|\*+|NaN", line) for line in path.read_text().splitlines()]
+    try:
+        table = np.array([[float(word) for word in row[:2]] for row in rows])
+    except ValueError:
+        raise HbcalError("Turbospectrum wrote numbers that are none: the model may be broken.") from None
+    wave = low + step * np.arange(int(np.floor((high - low) / step + 1e-6)) + 1)
+    if table.shape != (len(wave), 2) or np.abs(table[:, 0] - wave).max() > 0.6 * step or not np.isfinite(table).all():
+        raise HbcalError(f"Turbospectrum wrote {len(table)} pixels instead of {len(wave)} from {low:g} to {high:g}.")
+    return wave, table[:, 1]
+
+
+def _run(program: Path, said: str, folder: Path) -> None:
+    """Run one of the programs; it tells of errors in its output and exits with status 0 all the same."""
+    log = folder / f"{program.name}.log"
+    try:
+        with log.open("w") as handle:
+            done = subprocess.run(
+                [program], input=said, text=True, stdout=handle, stderr=subprocess.STDOUT, cwd=folder, timeout=TIMEOUT,
+                check=False,
+            )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise HbcalError(f"{program.name} did not end within {TIMEOUT:.0f} s.") from None
+    if done.returncode:
+        written = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        raise HbcalError(f"{program.name} ended with status {done.returncode}, saying {written[-1:] or ['nothing']}.")
