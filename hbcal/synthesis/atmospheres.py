@@ -54,14 +54,14 @@ def open_atmospheres(folder: Path) -> AtmosphereSet:
     Example:
         >>> open_atmospheres(Path("nowhere"))
         Traceback (most recent call last):
-        hbcal._errors.HbcalError: There is no folder of atmospheres nowhere: see docs/synthesis.md for where to get some.
+        hbcal._errors.HbcalError: There is no folder of atmospheres nowhere: see docs/synthesis.md for where ...
     """
     if not folder.is_dir():
         raise HbcalError(f"There is no folder of atmospheres {folder}: see docs/synthesis.md for where to get some.")
     named = [(said, path) for path in sorted(folder.iterdir()) if (said := read_name(path.name))]
     if not named:
         raise HbcalError(
-            f"The folder of atmospheres {folder} has no file that is named like a MARCS model (p5750_g+4.5_m0.0_...mod): "
+            f"The folder of atmospheres {folder} has no file named like a MARCS model (p5750_g+4.5_m0.0_...mod): "
             "see docs/synthesis.md for where to get some."
         )
     kinds = sorted({str(said["composition"]) for said, _ in named})
@@ -85,7 +85,8 @@ def open_atmospheres(folder: Path) -> AtmosphereSet:
 def corners(atmospheres: AtmosphereSet, labels: Mapping[str, float]) -> dict[tuple[float, ...], float] | None:
     """Find the models around a star, and their weights.
 
-        weight of a corner = product over axes of u or 1 - u,   u = (x - x_low) / (x_high - x_low),  x = ln Teff, log g, ...
+        weight of a corner = product over axes of u or 1 - u
+        u = (x - x_low) / (x_high - x_low),   x = ln Teff, log g, [M/H], [alpha/M]
 
     Args:
         atmospheres: the set.

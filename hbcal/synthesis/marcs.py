@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,8 @@ SCALED = ("m_h", "alpha_m", "c", "n", "o", "r", "s")
 NAME = re.compile(
     r"(?P<geometry>[sp])(?P<teff>\d+)_g(?P<logg>[+-]\d\.\d+)_m(?P<mass>\d+\.\d+)_t(?P<vmicro>\d+)_(?P<composition>\w+)_"
     + "_".join(rf"{letter}(?P<{name}>[+-]\d\.\d\d)" for letter, name in zip("zacnors", SCALED, strict=True))
-    + r"\.mod(\.gz)?"
 )
+ENDINGS = (".mod", ".mod.gz")
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,12 @@ class Atmosphere:
         return self.radius > 1.0
 
 
-def read_name(name: str) -> dict[str, str | float] | None:
+def read_name(name: str, endings: Sequence[str] = ENDINGS) -> dict[str, str | float] | None:
     """Read what the name of a MARCS file says.
 
     Args:
         name: such as ``p5750_g+4.5_m0.0_t01_st_z+0.00_a+0.00_c+0.00_n+0.00_o+0.00_r+0.00_s+0.00.mod``.
+        endings: which endings a name may have.
 
     Returns:
         geometry ("s" or "p"), composition, teff, logg, mass, vmicro, m_h, alpha_m, c, n, o, r, s; None where the name
@@ -72,8 +73,8 @@ def read_name(name: str) -> dict[str, str | float] | None:
         >>> read_name("thesis.mod") is None
         True
     """
-    found = NAME.fullmatch(name)
-    if found is None:
+    found = NAME.match(name)
+    if found is None or name[found.end() :] not in endings:
         return None
     return {k: v if k in ("geometry", "composition") else float(v) for k, v in found.groupdict().items()}
 
@@ -181,7 +182,8 @@ def mod_text(model: Atmosphere) -> str:
         f"{model.vmicro:5.1f}        Microturbulence parameter [km/s]",
         "  0.0        Mass [Msun]: not kept",
         f"{model.m_h:+6.2f}{model.alpha_m:+6.2f} Metallicity [Fe/H] and [alpha/Fe]",
-        f"{model.radius:12.4E} " + ("Radius [cm] at Tau(Rosseland)=1.0" if model.spherical else "1 cm radius for plane-parallel models"),
+        f"{model.radius:12.4E} "
+        + ("Radius [cm] at Tau(Rosseland)=1.0" if model.spherical else "1 cm radius for plane-parallel models"),
         "Logarithmic chemical number abundances, H always 12.00",
         *("".join(numbers[i : i + 10]) for i in range(0, len(numbers), 10)),
         f"{len(model.layers['depth']):4d} Number of depth points",

@@ -14,12 +14,19 @@ import numpy as np
 
 from hbcal._errors import HbcalError
 from hbcal.synthesis.atmospheres import digest
+from hbcal.synthesis.control import babsma_input, bsyn_input, check_window, composition_lines
 from hbcal.synthesis.marcs import Atmosphere, mod_text
 
 VARIABLE = "HBCAL_TURBOSPECTRUM"
 PROGRAMS = ("babsma_lu", "bsyn_lu")
 PLACES = ("", "bin", "exec-gf", "exec", "src/exec-gf", "src/exec")
-DATA = ("DATA", "python/turbospectrum/data", "../DATA", "../python/turbospectrum/data", "../../python/turbospectrum/data")
+DATA = (
+    "DATA",
+    "python/turbospectrum/data",
+    "../DATA",
+    "../python/turbospectrum/data",
+    "../../python/turbospectrum/data",
+)
 TIMEOUT = 3600.0  # bsyn can loop for ever on a broken model
 
 
@@ -40,6 +47,16 @@ class Turbospectrum:
     def digest(self) -> str:
         """Fingerprint of the executables and of their data."""
         return digest([self.babsma, self.bsyn, *(path for path in self.data.iterdir() if path.is_file())])
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """What each executable calls its version, "unknown" where it does not say."""
+        told = {}
+        for path in (self.babsma, self.bsyn):
+            done = subprocess.run([path], input="", capture_output=True, text=True, timeout=TIMEOUT, check=False)
+            found = re.search(r"version\s+([\d.]+)", done.stdout)
+            told[path.name] = found.group(1) if found else "unknown"
+        return told
 
 
 def find_turbospectrum(environment: Mapping[str, str] | None = None) -> Turbospectrum:
@@ -79,116 +96,9 @@ def find_turbospectrum(environment: Mapping[str, str] | None = None) -> Turbospe
     data = [path for place in places for name in DATA if (path := place / name).is_dir()]
     if not data:
         raise HbcalError(
-            f"Turbospectrum is at {found[0].parent} but its folder DATA is not near: set {VARIABLE} to a folder with both."
+            f"Turbospectrum is at {found[0].parent} but no folder DATA is near: set {VARIABLE} to a folder with both."
         )
-    return Turbospectrum(*found, data[0].resolve())
-
-
-def babsma_input(model: str, opacities: str, window: tuple[float, float, float], star: Sequence[str], vmicro: float) -> str:
-    """What babsma, which computes continuous opacities, reads.
-
-    Args:
-        model: file of the atmosphere.
-        opacities: file to write.
-        window: lowest and highest wavelength and step, Angstrom (air).
-        star: the lines of `composition_lines`.
-        vmicro: microturbulence, km/s.
-
-    Returns:
-        The text for its standard input.
-
-    Errors:
-        None.
-
-    Example:
-        >>> print(babsma_input("a.mod", "a.opac", (8460.0, 8700.0, 0.1), ["'METALLICITY:' '0.0'"], 1.0).splitlines()[3])
-        'MODELINPUT:' 'a.mod'
-    """
-    low, high, step = window
-    return "\n".join(
-        [
-            f"'LAMBDA_MIN:' '{low - step:.3f}'",
-            f"'LAMBDA_MAX:' '{high + step:.3f}'",
-            f"'LAMBDA_STEP:' '{step:.4f}'",
-            f"'MODELINPUT:' '{model}'",
-            "'MARCS-FILE:' '.true.'",
-            f"'MODELOPAC:' '{opacities}'",
-            *star,
-            "'XIFIX:' 'T'",
-            f"{vmicro:.3f}",
-            "",
-        ]
-    )
-
-
-def bsyn_input(
-    opacities: str, spectrum: str, window: tuple[float, float, float], star: Sequence[str], lines: Sequence[str],
-    geometry: str,
-) -> str:  # fmt: skip
-    """What bsyn, which computes the spectrum, reads.
-
-    Args:
-        opacities: file that babsma wrote.
-        spectrum: file to write.
-        window: lowest and highest wavelength and step, Angstrom (air).
-        star: the lines of `composition_lines`.
-        lines: files of the line lists.
-        geometry: "spherical" or "plane_parallel" transfer.
-
-    Returns:
-        The text for its standard input; the four numbers at its end are those of Turbospectrum's own examples.
-
-    Errors:
-        None.
-
-    Example:
-        >>> said = bsyn_input("a.opac", "a.spec", (8460.0, 8700.0, 0.1), [], ["ges.txt"], "spherical").splitlines()
-        >>> said[-7:-4]
-        ["'NFILES:' '1'", 'ges.txt', "'SPHERICAL:' 'T'"]
-    """
-    low, high, step = window
-    return "\n".join(
-        [
-            f"'LAMBDA_STEP:' '{step:.4f}'",
-            f"'LAMBDA_MIN:' '{low:.3f}'",
-            f"'LAMBDA_MAX:' '{high:.3f}'",
-            "'INTENSITY/FLUX:' 'Flux'",
-            "'ABFIND:' '.false.'",
-            f"'MODELOPAC:' '{opacities}'",
-            f"'RESULTFILE:' '{spectrum}'",
-            *star,
-            f"'NFILES:' '{len(lines)}'",
-            *lines,
-            f"'SPHERICAL:' '{'T' if geometry == 'spherical' else 'F'}'",
-            "30", "300.00", "15", "1.3", "",
-        ]
-    )  # fmt: skip
-
-
-def composition_lines(abundances: np.ndarray, isotopes: Mapping[str, float]) -> list[str]:
-    """What both programs are told of the composition: every element's abundance, so that nothing is left to defaults.
-
-    Args:
-        abundances: (92,) logarithmic number abundances, hydrogen at 12, dex.
-        isotopes: fraction by isotope, such as {"6.012": 0.94, "6.013": 0.06}.
-
-    Returns:
-        Lines of input.
-
-    Errors:
-        None.
-
-    Example:
-        >>> composition_lines(np.array([12.0, 10.93]), {"6.012": 1.0})[5:]
-        ["'INDIVIDUAL ABUNDANCES:' '2'", '1 12.000', '2 10.930', "'ISOTOPES:' '1'", '6.012 1.0000']
-    """
-    scales = ("METALLICITY:", "ALPHA/Fe:", "HELIUM:", "R-PROCESS:", "S-PROCESS:")
-    lines = [f"'{name}' '0.000'" for name in scales]
-    lines.append(f"'INDIVIDUAL ABUNDANCES:' '{len(abundances)}'")
-    lines += [f"{z} {value:.3f}" for z, value in enumerate(abundances, 1)]
-    if isotopes:
-        lines += [f"'ISOTOPES:' '{len(isotopes)}'", *(f"{name} {share:.4f}" for name, share in isotopes.items())]
-    return lines
+    return Turbospectrum(found[0], found[1], data[0].resolve())
 
 
 def synthesize(
@@ -216,9 +126,10 @@ def synthesize(
         HbcalError where a program fails, with the last line it wrote.
 
     Example:
-        >>> synthesize(Turbospectrum(Path("no"), Path("no"), Path("no")), None, None, 1.0, (2.0, 1.0, 0.1), [], Path("x"))
+        >>> nothing = Turbospectrum(Path("x"), Path("x"), Path("x"))
+        >>> synthesize(nothing, None, None, 1.0, (2.0, 1.0, 0.1), [], Path("x"))
         Traceback (most recent call last):
-        hbcal._errors.HbcalError: The window is [2, 1] with a step of 0.1: give low < high in Angstrom, and a step ...
+        hbcal._errors.HbcalError: The window is [2, 1] with a step of 0.1: give low < high, and a step that fits.
 
     Source:
         Plez 2012, ASCL 1205.004; Gerber et al. 2023, A&A 669, A43.
@@ -234,33 +145,6 @@ def synthesize(
     _run(program.babsma, babsma_input("model.mod", "opac", window, star, vmicro), folder)
     _run(program.bsyn, bsyn_input("opac", "spectrum", window, star, names, transfer), folder)
     return read_spectrum(folder / "spectrum", window)
-
-
-def check_window(window: tuple[float, float, float]) -> None:
-    """Refuse a window that no spectrum has.
-
-    Args:
-        window: lowest and highest wavelength and step, Angstrom.
-
-    Returns:
-        Nothing.
-
-    Errors:
-        HbcalError where low, high and step are not in order, or Turbospectrum's arrays are too short.
-
-    Example:
-        >>> check_window((8460.0, 8700.0, 0.1))
-    """
-    low, high, step = window
-    if not (0 < low < high < np.inf and 0 < step < high - low):
-        raise HbcalError(
-            f"The window is [{low:g}, {high:g}] with a step of {step:g}: give low < high in Angstrom, and a step between."
-        )
-    if (high - low) / step > 999_000:
-        raise HbcalError(
-            f"The window [{low:g}, {high:g}] has {(high - low) / step:.0f} steps of {step:g}: Turbospectrum takes up to "
-            "999,000; widen the step, or split the window."
-        )
 
 
 def read_spectrum(path: Path, window: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -290,7 +174,11 @@ def read_spectrum(path: Path, window: tuple[float, float, float]) -> tuple[np.nd
     except ValueError:
         raise HbcalError("Turbospectrum wrote numbers that are none: the model may be broken.") from None
     wave = low + step * np.arange(int(np.floor((high - low) / step + 1e-6)) + 1)
-    if table.shape != (len(wave), 2) or np.abs(table[:, 0] - wave).max() > 0.6 * step or not np.isfinite(table).all():
+    if (
+        table.shape != (len(wave), 2)
+        or np.abs(table[:, 0] - wave).max() > max(0.6 * step, 6e-4)
+        or not np.isfinite(table).all()
+    ):
         raise HbcalError(f"Turbospectrum wrote {len(table)} pixels instead of {len(wave)} from {low:g} to {high:g}.")
     return wave, table[:, 1]
 
