@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,7 +178,7 @@ def interpolate(atmospheres: AtmosphereSet, labels: Mapping[str, float]) -> Atmo
     )
 
 
-def digest(files: list[Path]) -> str:
+def digest(files: Sequence[Path]) -> str:
     """Fingerprint of some files: their names and what is in them, whatever their order.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -73,7 +74,8 @@ def bsyn_input(
         >>> said[-7:-4]
         ["'NFILES:' '1'", 'ges.txt', "'SPHERICAL:' 'T'"]
     """
-    low, high, step = window
+    low, _, step = window
+    high = low + (n_pixels(window) - 0.7) * step  # bsyn cuts (high - low) / step off: ask for a third of a step more
     return "\n".join(
         [
             f"'LAMBDA_STEP:' '{step:.6f}'",
@@ -116,6 +118,26 @@ def composition_lines(abundances: np.ndarray, isotopes: Mapping[str, float]) -> 
     if isotopes:
         lines += [f"'ISOTOPES:' '{len(isotopes)}'", *(f"{name} {share:.4f}" for name, share in isotopes.items())]
     return lines
+
+
+def n_pixels(window: tuple[float, float, float]) -> int:
+    """Count the pixels from the lowest to the highest wavelength.
+
+    Args:
+        window: lowest and highest wavelength and step, Angstrom.
+
+    Returns:
+        How many there are, the lowest among them, and the highest where it is a whole number of steps away.
+
+    Errors:
+        None.
+
+    Example:
+        >>> n_pixels((8460.0, 8700.0, 0.1))
+        2401
+    """
+    low, high, step = window
+    return math.floor((high - low) / step + 1e-6) + 1
 
 
 def check_window(window: tuple[float, float, float]) -> None:

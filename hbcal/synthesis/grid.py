@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,12 +23,15 @@ from hbcal.spectra.container import Spectra
 from hbcal.synthesis.abundances import mixture, solar_scale
 from hbcal.synthesis.atmospheres import AtmosphereSet, corners, digest, interpolate, open_atmospheres
 from hbcal.synthesis.broaden import broaden
+from hbcal.synthesis.control import n_pixels
+from hbcal.synthesis.marcs import read_mod
 from hbcal.synthesis.spec import GridSpec, load_grid
 from hbcal.synthesis.stars import SINGLE, Stars, expand, inside, physical
 from hbcal.synthesis.store import read_provenance, save_npz, write_container
 from hbcal.synthesis.turbospectrum import Turbospectrum, find_turbospectrum, synthesize
 
 ROUNDING = 1e-5 / np.sqrt(12.0)  # bsyn writes five decimals: the standard deviation of what that cuts off
+IN_DATA = "DATA/"  # of Turbospectrum itself
 Progress = Callable[[str], None]
 
 
@@ -53,6 +57,7 @@ class _Work:
     spec: GridSpec
     stars: Stars
     atmospheres: AtmosphereSet
+    used: tuple[Path, ...]
     program: Turbospectrum
     lines: tuple[Path, ...]
     parts: Path
@@ -127,22 +132,34 @@ def _prepare(spec: GridSpec, parts: Path) -> _Work:
     stars = expand(spec)
     atmospheres = open_atmospheres(Path(spec.atmospheres.folder))
     stars = inside(spec, stars, atmospheres)
+    used = sorted({path for i in range(len(stars.star)) for path in _models(spec, stars.of(i), atmospheres)})
+    for path in used:  # a truncated one is better found now than in the middle of the night
+        read_mod(path)
+    _all_there([name for name in spec.lines.files if not name.startswith(IN_DATA)])
     program = find_turbospectrum()
     lines = tuple(
-        program.data / name.removeprefix("DATA/") if name.startswith("DATA/") else Path(name)
-        for name in spec.lines.files
+        program.data / n.removeprefix(IN_DATA) if n.startswith(IN_DATA) else Path(n) for n in spec.lines.files
     )
-    missing = [str(path) for path in lines if not path.is_file()]
+    _all_there(lines)
+    return _Work(spec, stars, atmospheres, tuple(used), program, lines, parts)
+
+
+def _models(spec: GridSpec, labels: Mapping[str, float], atmospheres: AtmosphereSet) -> list[Path]:
+    """The files of the models around a star."""
+    return [atmospheres.files[key] for key in corners(atmospheres, physical(spec, labels)) or ()]
+
+
+def _all_there(files: Sequence[str | Path]) -> None:
+    """Refuse line lists that are not there."""
+    missing = [str(path) for path in files if not Path(path).is_file()]
     if missing:
         raise HbcalError(f"{len(missing)} line list(s) of the grid do not exist: {some(missing)}; check lines.files.")
-    return _Work(spec, stars, atmospheres, program, lines, parts)
 
 
 def _provenance(work: _Work) -> dict[str, Any]:
     """Everything that decides the spectra; two runs with the same of it give the same."""
     spec, stars = work.spec, work.stars
     told = [physical(spec, stars.of(i)) for i in range(len(stars.star))]
-    used = sorted({work.atmospheres.files[key] for star in told for key in corners(work.atmospheres, star) or ()})
     declared = dataclasses.asdict(spec)
     for place in ("axes", "stars", "table", "draw"):  # what they declare is listed in full below
         declared.pop(place)
@@ -156,7 +173,9 @@ def _provenance(work: _Work) -> dict[str, Any]:
         "made_by": {"hbcal": made_by, "program": "Turbospectrum", **work.program.versions},
         "program": {"sha256": work.program.digest},
         "line_lists": [{"name": path.name, "sha256": digest([path])} for path in work.lines],
-        "atmospheres": {"n_models": len(used), "sha256": digest(used), "axes": list(work.atmospheres.axes)},
+        "atmospheres": {
+            "n_models": len(work.used), "sha256": digest(work.used), "axes": list(work.atmospheres.axes)
+        },
         "declared": declared,
         "stars": {
             "star": list(stars.star), "label_names": list(stars.label_names), "labels": stars.labels.tolist(),
@@ -180,8 +199,6 @@ def _same(before: dict[str, Any], now: dict[str, Any], where: Path) -> None:
 
 def _claim(parts: Path, provenance: dict[str, Any]) -> None:
     """Write down what the parts are of, or check it, and clear away what a killed run was working on."""
-    import json
-
     path = parts / "grid.json"
     if path.exists():
         _same(json.loads(path.read_text(encoding="utf-8")), provenance, parts)
@@ -229,9 +246,9 @@ def _one(work: _Work, i: int) -> None:
     single = {SINGLE[name]: value for name, value in labels.items() if name in SINGLE}
     abundances = mixture(solar_scale(model.abundances, model.m_h, model.alpha_m), star["m_h"], star["alpha_m"], single)
     low, high, step = spec.window.grid
-    n_pix = int(np.floor((high - low) / step + 1e-6)) + 1
+    n_pix = n_pixels(spec.window.grid)
     sigma = high / (2.0 * spec.window.resolution) if spec.window.resolution else 0.0
-    margin = int(np.ceil(5.0 * sigma / step))  # so that the kernel is whole at the ends
+    margin = int(np.ceil(max(spec.window.margin, 5.0 * sigma) / step))  # so that the kernel is whole at the ends
     window = (low - margin * step, high + margin * step, step)
     folder = Path(tempfile.mkdtemp(prefix="work", dir=work.parts))
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,10 +134,13 @@ def _fits(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
     _present(path)
     try:
-        with fits.open(path, memmap=False) as units:
-            if units[0].data is None or units[0].data.ndim != 1:
-                raise ValueError("its first unit is no spectrum")
-            return np.asarray(units[0].data, float), dict(units[0].header)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a damaged file astropy warns first, and then has no data
+            with fits.open(io.BytesIO(path.read_bytes())) as units:  # from memory: astropy leaks a damaged file
+                data, header = units[0].data, dict(units[0].header)
+        if data is None or data.ndim != 1:
+            raise ValueError("its first unit is no spectrum")
+        return np.asarray(data, float), header
     except (OSError, ValueError, TypeError) as error:
         raise HbcalError(f"{path} cannot be read as FITS ({error}): it may be truncated; get it again.") from None
 

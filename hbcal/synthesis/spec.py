@@ -16,12 +16,20 @@ from hbcal.synthesis.control import check_window
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """Which wavelengths: lowest, highest and step in Angstrom (air); resolving power, 0 for none."""
+    """Which wavelengths.
+
+    Attributes:
+        low, high, step: Angstrom (air).
+        resolution: resolving power of a Gaussian to broaden with, 0 for none.
+        margin: computed beyond each end and cut off, Angstrom. Turbospectrum knows only lines up to 2 Angstrom outside
+            its window: this brings the wings of the strong ones further out.
+    """
 
     low: float
     high: float
     step: float
     resolution: float = 0.0
+    margin: float = 10.0
 
     @property
     def grid(self) -> tuple[float, float, float]:
@@ -130,6 +138,10 @@ def parse_grid(table: Mapping[str, Any], folder: Path) -> GridSpec:
     check_window(spec.window.grid)
     if not spec.window.resolution >= 0:
         raise HbcalError(f"The grid's resolution is {spec.window.resolution:g}: give a positive number, or 0 for none.")
+    if not 0 <= spec.window.margin < spec.window.low:
+        raise HbcalError(
+            f"The grid's margin is {spec.window.margin:g}: give 0 or more, in Angstrom, and less than low."
+        )
     if not spec.lines.files:
         raise HbcalError("The grid's lines name no files: name a line list, and DATA/Hlinedata for hydrogen.")
     kinds = [name for name in ("axes", "stars", "table") if getattr(spec, name)] + (["draw"] if spec.draw.n else [])

@@ -14,7 +14,7 @@ import numpy as np
 
 from hbcal._errors import HbcalError
 from hbcal.synthesis.atmospheres import digest
-from hbcal.synthesis.control import babsma_input, bsyn_input, check_window, composition_lines
+from hbcal.synthesis.control import babsma_input, bsyn_input, check_window, composition_lines, n_pixels
 from hbcal.synthesis.marcs import Atmosphere, mod_text
 
 VARIABLE = "HBCAL_TURBOSPECTRUM"
@@ -173,7 +173,7 @@ def read_spectrum(path: Path, window: tuple[float, float, float]) -> tuple[np.nd
         table = np.array([[float(word) for word in row[:2]] for row in rows])
     except ValueError:
         raise HbcalError("Turbospectrum wrote numbers that are none: the model may be broken.") from None
-    wave = low + step * np.arange(int(np.floor((high - low) / step + 1e-6)) + 1)
+    wave = low + step * np.arange(n_pixels(window))
     if (
         table.shape != (len(wave), 2)
         or np.abs(table[:, 0] - wave).max() > max(0.6 * step, 6e-4)
