@@ -40,7 +40,8 @@ def open_atmospheres(folder: Path) -> AtmosphereSet:
     """Find the models of a folder, by their names.
 
     Models that differ in nothing but mass or microturbulence count once: the one with mass 1 (0 where plane-parallel),
-    then with the microturbulence nearest to 2 km/s, is taken. Names that end otherwise (``.mod.filled``) are left out.
+    then with the microturbulence nearest to 2 km/s, is taken. Left out are names that end otherwise (``.mod.filled``),
+    and models whose C, N, r or s elements are not the Sun's: [X/Fe] of the lines would not start from zero.
 
     Args:
         folder: with ``.mod`` or ``.mod.gz`` files, named as MARCS names them.
@@ -59,6 +60,7 @@ def open_atmospheres(folder: Path) -> AtmosphereSet:
     if not folder.is_dir():
         raise HbcalError(f"There is no folder of atmospheres {folder}: see docs/synthesis.md for where to get some.")
     named = [(said, path) for path in sorted(folder.iterdir()) if (said := read_name(path.name))]
+    named = [(said, path) for said, path in named if not any(said[name] for name in ("c", "n", "r", "s"))]
     if not named:
         raise HbcalError(
             f"The folder of atmospheres {folder} has no file named like a MARCS model (p5750_g+4.5_m0.0_...mod): "

@@ -64,7 +64,12 @@ class _Work:
 
 
 def synthesize_grid(
-    grid: Path, out: Path, *, workers: int | None = None, resume: bool = False, progress: Progress | None = None
+    grid: str | Path,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
 ) -> Made:
     """Compute the spectra that a file declares, and write them as one plain container.
 
@@ -92,6 +97,7 @@ def synthesize_grid(
         Traceback (most recent call last):
         hbcal._errors.HbcalError: The output spectra.fits must end in .npz.
     """
+    grid, out = Path(grid), Path(out)
     if out.suffix != ".npz":
         raise HbcalError(f"The output {out} must end in .npz.")
     parts = out.with_name(out.name + ".parts")

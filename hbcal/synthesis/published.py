@@ -22,7 +22,7 @@ Window = tuple[float, float]
 
 
 def read_marcs_fluxes(
-    files: Sequence[Path], wave_file: Path, *, window: Window = (0.0, np.inf), relative_err: float = 1e-3
+    files: Sequence[str | Path], wave_file: str | Path, *, window: Window = (0.0, np.inf), relative_err: float = 1e-3
 ) -> Spectra:
     """Read MARCS surface fluxes (``.flx`` or ``.flx.gz``), with the labels that their names give.
 
@@ -47,10 +47,10 @@ def read_marcs_fluxes(
     Source:
         Gustafsson et al. 2008, A&A 486, 951.
     """
-    _some_files(files)
-    wave = _column(wave_file)
+    paths = _some_files(files)
+    wave = _column(Path(wave_file))
     labels, fluxes = [], []
-    for path in files:
+    for path in paths:
         said = read_name(path.name, (".flx", ".flx.gz"))
         if said is None:
             raise HbcalError(
@@ -58,11 +58,11 @@ def read_marcs_fluxes(
             )
         fluxes.append(_like(_column(path), wave, path, wave_file))
         labels.append([float(said[name]) for name in LABELS])
-    return _spectra(files, wave, fluxes, labels, window, relative_err)
+    return _spectra(paths, wave, fluxes, labels, window, relative_err)
 
 
 def read_phoenix(
-    files: Sequence[Path], wave_file: Path, *, window: Window = (0.0, np.inf), relative_err: float = 1e-3
+    files: Sequence[str | Path], wave_file: str | Path, *, window: Window = (0.0, np.inf), relative_err: float = 1e-3
 ) -> Spectra:
     """Read high-resolution PHOENIX spectra (``lte*.PHOENIX-ACES-AGSS-COND-2011-HiRes.fits``).
 
@@ -88,10 +88,10 @@ def read_phoenix(
     Source:
         Husser et al. 2013, A&A 553, A6.
     """
-    _some_files(files)
-    wave, _ = _fits(wave_file)
+    paths = _some_files(files)
+    wave, _ = _fits(Path(wave_file))
     labels, fluxes = [], []
-    for path in files:
+    for path in paths:
         flux, header = _fits(path)
         missing = [name for name in PHOENIX if not isinstance(header.get(name), int | float)]
         if missing:
@@ -104,12 +104,13 @@ def read_phoenix(
             )
         fluxes.append(1e-8 * _like(flux, wave, path, wave_file))
         labels.append([float(header[name]) for name in PHOENIX])
-    return _spectra(files, wave, fluxes, labels, window, relative_err)
+    return _spectra(paths, wave, fluxes, labels, window, relative_err)
 
 
-def _some_files(files: Sequence[Path]) -> None:
+def _some_files(files: Sequence[str | Path]) -> list[Path]:
     if not files:
         raise HbcalError("No file of the grid was given: name one or more.")
+    return [Path(path) for path in files]
 
 
 def _present(path: Path) -> None:
@@ -145,7 +146,7 @@ def _fits(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         raise HbcalError(f"{path} cannot be read as FITS ({error}): it may be truncated; get it again.") from None
 
 
-def _like(flux: np.ndarray, wave: np.ndarray, path: Path, wave_file: Path) -> np.ndarray:
+def _like(flux: np.ndarray, wave: np.ndarray, path: Path, wave_file: str | Path) -> np.ndarray:
     if flux.shape != wave.shape:
         raise HbcalError(
             f"{path} has {len(flux)} pixels but {wave_file} has {len(wave)}: it may be truncated, or of another grid."

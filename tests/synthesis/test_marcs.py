@@ -94,7 +94,8 @@ def test_a_truncated_compressed_model_is_refused(tmp_path):
 
 
 def test_names_that_are_not_of_models_are_left_out(home):
-    for odd in (name(7000, 4.0, 0.0) + ".filled", "notes.txt", name(7000, 4.0, 0.0).replace(".mod", ".flx")):
+    carbon = name(7000, 4.0, 0.0).replace("_c+0.00", "_c+0.30")
+    for odd in (name(7000, 4.0, 0.0) + ".filled", "notes.txt", name(7000, 4.0, 0.0).replace(".mod", ".flx"), carbon):
         (home / "grey" / odd).write_text("")
     found = open_atmospheres(home / "grey")
     assert len(found.files) == 8
