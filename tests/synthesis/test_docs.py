@@ -18,7 +18,7 @@ def blocks():
     return [tomllib.loads(text) for text in re.findall(r"```toml\n(.*?)```", DOC.read_text(), flags=re.DOTALL)]
 
 
-@pytest.mark.parametrize(("which", "n_star"), enumerate((40, 27, 1, 2)))
+@pytest.mark.parametrize(("which", "n_star"), list(enumerate((40, 27, 1, 2))))
 def test_every_grid_is_one(which, n_star, tmp_path):
     (tmp_path / "stars.csv").write_text("star,teff,logg,fe_h\na,5000,4.0,0.0\nb,5000,4.5,0.0\n")
     first, *others = blocks()

@@ -17,6 +17,7 @@ from hbcal.synthesis.abundances import mixture
 from hbcal.synthesis.atmospheres import digest
 from hbcal.synthesis.broaden import broaden
 from hbcal.synthesis.grid import ROUNDING, synthesize_grid
+from hbcal.synthesis.marcs import mod_text, read_name
 from hbcal.synthesis.store import read_provenance
 from hbcal.synthesis.turbospectrum import Turbospectrum, read_spectrum, synthesize
 
@@ -169,23 +170,25 @@ def test_resolution_is_whole_at_the_ends_of_the_window(turbospectrum, home):
     np.testing.assert_allclose(cut.flux, expected, atol=3e-5)
 
 
-def test_one_star_that_fails_leaves_the_others(turbospectrum, home, monkeypatch):
-    """The program is told to stop by a model that breaks it: a hundred layers more than its arrays hold."""
-    import hbcal.synthesis.grid as module
-
-    def broken(atmospheres, star):
-        return grey(5600.0, 4.2, 0.0, n_layer=140) if star["teff"] > 5500 else grey(5200.0, 4.2, 0.0)
-
-    monkeypatch.setattr(module, "interpolate", broken)
+def test_stars_that_fail_leave_the_others(turbospectrum, home):
+    """The hotter models have more layers than the program's arrays: it stops at them, and only at them."""
+    for model in (home / "grey").glob("p6000*"):
+        said = read_name(model.name)
+        model.write_text(mod_text(grey(6000.0, said["logg"], said["m_h"], n_layer=140)))
+    (home / "grid.toml").write_text(GRID.replace("[5200.0, 5600.0]", "[5000.0, 6000.0]"))
     made = synthesize_grid(home / "grid.toml", home / "x.npz")
     assert set(made.failed) == {"grey-3", "grey-4", "grey-5"}
     assert read_spectra([home / "x.npz"], labels=True).star.tolist() == ["grey-0", "grey-1", "grey-2"]
     assert read_provenance(home / "x.npz")["failed"] == made.failed
-    monkeypatch.undo()  # resuming tries the failed ones again
-    again = synthesize_grid(home / "grid.toml", home / "x.npz", resume=True)
-    assert not again.failed
-    assert len(read_spectra([home / "x.npz"], labels=True).star) == 6
-    assert not (home / "x.npz.parts").exists()
+    lines = []  # resuming tries the failed ones again, and them alone
+    again = synthesize_grid(home / "grid.toml", home / "x.npz", resume=True, progress=lines.append)
+    assert again.failed == made.failed
+    assert lines[0] == "synthesis: 3/6 spectra are there already"
+    assert len(lines) == 4
+    (home / "grid.toml").write_text(GRID.replace("[5200.0, 5600.0]", "[6000.0]"))
+    with pytest.raises(HbcalError, match=r"All 3 star\(s\) failed; grey-0: "):
+        synthesize_grid(home / "grid.toml", home / "y.npz")
+    assert not (home / "y.npz").exists()
 
 
 def test_a_failure_quotes_the_program(turbospectrum, home):
