@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -218,10 +219,19 @@ def _part(work: _Work, i: int) -> Path:
     return work.parts / f"{i:07d}.npz"
 
 
+def _flux(path: Path) -> np.ndarray | None:
+    """What a finished part holds; None where there is none, or a disk has spoilt it."""
+    try:
+        with np.load(path, allow_pickle=False) as part:
+            return part["flux"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
 def _compute(work: _Work, workers: int, progress: Progress | None) -> dict[str, str]:
     """Compute what is not there yet; why each star that failed did."""
     n_star, begun = len(work.stars.star), time.monotonic()
-    todo = [i for i in range(n_star) if not _part(work, i).exists()]
+    todo = [i for i in range(n_star) if _flux(_part(work, i)) is None]
     failed: dict[str, str] = {}
     done = n_star - len(todo)
     if progress and done:
@@ -274,13 +284,9 @@ def _gather(work: _Work, provenance: dict[str, Any], failed: dict[str, str]) -> 
     if not rows:
         name, why = next(iter(failed.items()))
         raise HbcalError(f"All {len(failed)} star(s) failed; {name}: {why}")
-    flux = []
-    for i in rows:
-        with np.load(_part(work, i)) as part:
-            flux.append(part["flux"])
     low, _, step = work.spec.window.grid
     stars = work.stars.keep(rows)
-    fluxes = np.stack(flux)
+    fluxes = np.stack([flux for i in rows if (flux := _flux(_part(work, i))) is not None])
     spectra = Spectra(
         wave=low + step * np.arange(fluxes.shape[1]),
         flux=fluxes,

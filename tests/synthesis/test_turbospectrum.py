@@ -101,6 +101,7 @@ def test_a_grid_survives_a_kill(turbospectrum, home):
         with np.load(path) as part:  # whole, however the process died
             assert part["flux"].shape == (1001,)
 
+    kept[-1].write_bytes(kept[-1].read_bytes()[:100])  # and where a disk spoils one, it is computed again
     refused = run(home, home / "killed.npz")
     assert "holds an interrupted run: choose another --out, or go on with --resume" in refused.communicate()[1]
     assert refused.returncode == 2
@@ -108,12 +109,12 @@ def test_a_grid_survives_a_kill(turbospectrum, home):
     process = run(home, home / "killed.npz", "--resume")
     while process.poll() is None and parts.exists():
         for name, changed in before.items():
-            if (parts / name).exists():
+            if name != kept[-1].name and (parts / name).exists():
                 assert (parts / name).stat().st_mtime_ns == changed  # nothing is computed twice
         time.sleep(0.05)
     told = process.communicate()
     assert process.returncode == 0, told
-    assert f"synthesis: {len(kept)}/6 spectra are there already" in told[1]
+    assert f"synthesis: {len(kept) - 1}/6 spectra are there already" in told[1]
     assert not parts.exists()
     one, other = (read_spectra([home / f"{name}.npz"], labels=True) for name in ("whole", "killed"))
     assert (one.flux == other.flux).all()
