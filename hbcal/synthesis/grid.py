@@ -251,7 +251,7 @@ def _compute(work: _Work, workers: int, progress: Progress | None) -> dict[str, 
                     progress(f"synthesis: {done}/{n_star} spectra{told}, {time.monotonic() - begun:.0f} s")
         finally:
             threads.shutdown(cancel_futures=True)  # an interrupted run does not go on behind the user's back
-    return failed
+    return {name: failed[name] for name in work.stars.star if name in failed}
 
 
 def _one(work: _Work, i: int) -> None:

@@ -142,8 +142,8 @@ def synthesize(
     transfer = geometry if atmosphere.spherical else "plane_parallel"
     star = composition_lines(abundances, isotopes or {})
     names = [f"lines{i}" for i in range(len(lines))]
-    _run(program.babsma, babsma_input("model.mod", "opac", window, star, vmicro), folder)
-    _run(program.bsyn, bsyn_input("opac", "spectrum", window, star, names, transfer), folder)
+    _run(program.babsma, babsma_input("model.mod", "opac", window, star, vmicro), folder / "opac")
+    _run(program.bsyn, bsyn_input("opac", "spectrum", window, star, names, transfer), folder / "spectrum")
     return read_spectrum(folder / "spectrum", window)
 
 
@@ -183,17 +183,25 @@ def read_spectrum(path: Path, window: tuple[float, float, float]) -> tuple[np.nd
     return wave, table[:, 1]
 
 
-def _run(program: Path, said: str, folder: Path) -> None:
-    """Run one of the programs; it tells of errors in its output and exits with status 0 all the same."""
-    log = folder / f"{program.name}.log"
+def _run(program: Path, said: str, result: Path) -> None:
+    """Run one of the programs; most errors end it with status 0 all the same, but without a result."""
+    told = result.with_name(f"{program.name}.out")
     try:
-        with log.open("w") as handle:
+        with told.open("w") as handle:
             done = subprocess.run(
-                [program], input=said, text=True, stdout=handle, stderr=subprocess.STDOUT, cwd=folder, timeout=TIMEOUT,
-                check=False,
+                [program], input=said, text=True, stdout=handle, stderr=subprocess.PIPE, cwd=result.parent,
+                timeout=TIMEOUT, check=False, errors="replace",
             )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise HbcalError(f"{program.name} did not end within {TIMEOUT:.0f} s.") from None
-    if done.returncode:
-        written = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise HbcalError(f"{program.name} ended with status {done.returncode}, saying {written[-1:] or ['nothing']}.")
+    if done.returncode or not result.is_file() or not result.stat().st_size:
+        why = _complaint(done.stderr, told.read_text(errors="replace"))
+        raise HbcalError(f"{program.name} ended with status {done.returncode} and no result, saying {why!r}.")
+
+
+def _complaint(errors: str, output: str) -> str:
+    """The line that says what went wrong: Fortran's own, or that of a STOP, or the last of all."""
+    lines = [line.strip() for line in errors.splitlines()]
+    marked = [line for line in lines if "runtime error" in line or line.startswith("STOP")]
+    last = [line.strip() for line in output.splitlines() if line.strip()]
+    return (marked or last[-1:] or ["nothing"])[0]

@@ -1,5 +1,6 @@
 """The real program: physics it must show, grids that survive a kill. Skipped, with the reason, where it is absent."""
 
+import contextlib
 import json
 import os
 import signal
@@ -108,8 +109,8 @@ def test_a_grid_survives_a_kill(turbospectrum, home):
 
     process = run(home, home / "killed.npz", "--resume")
     while process.poll() is None and parts.exists():
-        for name, changed in before.items():
-            if name != kept[-1].name and (parts / name).exists():
+        for name, changed in list(before.items())[:-1]:
+            with contextlib.suppress(FileNotFoundError):  # the parts go at the end
                 assert (parts / name).stat().st_mtime_ns == changed  # nothing is computed twice
         time.sleep(0.05)
     told = process.communicate()
@@ -187,7 +188,7 @@ def test_stars_that_fail_leave_the_others(turbospectrum, home):
     assert lines[0] == "synthesis: 3/6 spectra are there already"
     assert len(lines) == 4
     (home / "grid.toml").write_text(GRID.replace("[5200.0, 5600.0]", "[6000.0]"))
-    with pytest.raises(HbcalError, match=r"All 3 star\(s\) failed; grey-0: "):
+    with pytest.raises(HbcalError, match=r"All 3 star\(s\) failed; grey-0: babsma_lu ended .* saying .*Increase NDP"):
         synthesize_grid(home / "grid.toml", home / "y.npz")
     assert not (home / "y.npz").exists()
 
@@ -196,7 +197,7 @@ def test_a_failure_quotes_the_program(turbospectrum, home):
     folder = home / "work"
     folder.mkdir()
     broken = Turbospectrum(turbospectrum.babsma, turbospectrum.bsyn, home)  # a DATA folder without data
-    with pytest.raises(HbcalError, match=r"babsma_lu ended with status \d+, saying"):
+    with pytest.raises(HbcalError, match=r"babsma_lu ended with status \d+ and no result, saying .*Fortran runtime error"):
         synthesize(broken, grey(5500.0, 4.4, 0.0), SUN, 1.0, WIDE, [home / "lines.txt"], folder)
 
 
