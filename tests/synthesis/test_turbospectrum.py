@@ -197,7 +197,9 @@ def test_a_failure_quotes_the_program(turbospectrum, home):
     folder = home / "work"
     folder.mkdir()
     broken = Turbospectrum(turbospectrum.babsma, turbospectrum.bsyn, home)  # a DATA folder without data
-    with pytest.raises(HbcalError, match=r"babsma_lu ended with status \d+ and no result, saying .*Fortran runtime error"):
+    with pytest.raises(
+        HbcalError, match=r"babsma_lu ended with status \d+ and no result, saying .*Fortran runtime error"
+    ):
         synthesize(broken, grey(5500.0, 4.4, 0.0), SUN, 1.0, WIDE, [home / "lines.txt"], folder)
 
 
