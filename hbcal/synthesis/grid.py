@@ -33,6 +33,7 @@ from hbcal.synthesis.turbospectrum import Turbospectrum, find_turbospectrum, syn
 
 ROUNDING = 1e-5 / np.sqrt(12.0)  # bsyn writes five decimals: the standard deviation of what that cuts off
 IN_DATA = "DATA/"  # of Turbospectrum itself
+META = ("vmicro", "alpha_m")
 Progress = Callable[[str], None]
 
 
@@ -122,9 +123,7 @@ def synthesize_grid(
         _claim(parts, provenance)
         failed = _compute(work, workers or _cores(), progress)
         made = _gather(work, provenance, failed)
-        meta = {name: np.array(provenance["stars"][name]) for name in ("vmicro", "alpha_m")}
-        done = [name not in failed for name in work.stars.star]
-        write_container(out, made.spectra, made.provenance, {name: values[done] for name, values in meta.items()})
+        write_container(out, made.spectra, made.provenance)
     if not failed:
         shutil.rmtree(parts)
     return made
@@ -186,7 +185,7 @@ def _provenance(work: _Work) -> dict[str, Any]:
         "declared": declared,
         "stars": {
             "star": list(stars.star), "label_names": list(stars.label_names), "labels": stars.labels.tolist(),
-            **{name: [star[name] for star in told] for name in ("vmicro", "alpha_m")},
+            **{name: [star[name] for star in told] for name in META},
         },
         "wave": "Angstrom, air",
         "flux": "over the continuum, LTE",
@@ -295,6 +294,8 @@ def _gather(work: _Work, provenance: dict[str, Any], failed: dict[str, str]) -> 
         labels=stars.labels,
         labels_err=np.zeros_like(stars.labels),
         label_names=stars.label_names,
+        meta=np.array([[provenance["stars"][name][i] for name in META] for i in rows]),
+        meta_names=META,
     )
     return Made(spectra, provenance | {"failed": failed}, failed)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import io
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 
 from hbcal._errors import HbcalError, some
 from hbcal.spectra.container import Spectra
+from hbcal.spectra.fits_file import hdu_image, open_fits
 from hbcal.synthesis.marcs import read_name
 
 LABELS = ("teff", "logg", "m_h", "alpha_m")
@@ -83,7 +82,7 @@ def read_phoenix(
     Example:
         >>> read_phoenix([Path("lte.fits")], Path("nowhere.fits"))
         Traceback (most recent call last):
-        hbcal._errors.HbcalError: There is no file nowhere.fits: get it from where the grid is published.
+        hbcal._errors.HbcalError: nowhere.fits: there is no such file of spectra.
 
     Source:
         Husser et al. 2013, A&A 553, A6.
@@ -131,19 +130,8 @@ def _column(path: Path) -> np.ndarray:
 
 def _fits(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Array and header of the first unit of a FITS file."""
-    from astropy.io import fits
-
-    _present(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a damaged file astropy warns first, and then has no data
-            with fits.open(io.BytesIO(path.read_bytes())) as units:  # from memory: astropy leaks a damaged file
-                data, header = units[0].data, dict(units[0].header)
-        if data is None or data.ndim != 1:
-            raise ValueError("its first unit is no spectrum")
-        return np.asarray(data, float), header
-    except (OSError, ValueError, TypeError) as error:
-        raise HbcalError(f"{path} cannot be read as FITS ({error}): it may be truncated; get it again.") from None
+    with open_fits(path) as units:
+        return hdu_image(units, 0, path, "the spectrum").astype(float), dict(units[0].header)
 
 
 def _like(flux: np.ndarray, wave: np.ndarray, path: Path, wave_file: str | Path) -> np.ndarray:

@@ -14,16 +14,13 @@ from hbcal._errors import HbcalError
 from hbcal.spectra.container import Spectra
 
 
-def write_container(
-    path: Path, spectra: Spectra, provenance: Mapping[str, Any], meta: Mapping[str, np.ndarray] | None = None
-) -> None:
+def write_container(path: Path, spectra: Spectra, provenance: Mapping[str, Any]) -> None:
     """Write an ``.npz`` that `hbcal.spectra.container.read_spectra` reads, with where it came from.
 
     Args:
         path: the file.
         spectra: what it holds.
         provenance: JSON values, kept as text in the array ``provenance``.
-        meta: further numbers of each star by name, each (n_star,).
 
     Returns:
         Nothing.
@@ -45,8 +42,8 @@ def write_container(
     if spectra.label_names:
         arrays |= {"labels": spectra.labels, "labels_err": spectra.labels_err}
         arrays["label_names"] = np.array(spectra.label_names)
-    if meta:
-        arrays |= {"meta": np.stack(list(meta.values()), axis=1), "meta_names": np.array(list(meta))}
+    if spectra.meta_names:
+        arrays |= {"meta": spectra.meta, "meta_names": np.array(spectra.meta_names)}
     save_npz(path, arrays | {"provenance": np.array(json.dumps(provenance, sort_keys=True))})
 
 

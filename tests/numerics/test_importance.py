@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from arviz_stats.base import array_stats
 
-from hbcal.numerics.importance import DOF, newton_mode, weigh_around
+from hbcal.numerics.importance import DOF, closer, newton_mode, weigh_around
 
 COV = np.array([[1.0, 0.6], [0.6, 2.0]])
 
@@ -37,7 +37,7 @@ def test_a_start_where_the_curvature_has_the_wrong_sign_still_climbs():
 def test_weighted_moments_are_the_gaussians_and_k_hat_says_so():
     mode, root = newton_mode(gaussian, jnp.zeros(2))
     draws, weight = weigh_around(gaussian, mode, root, noise(4000))
-    _, k_hat = array_stats.psislw(np.asarray(weight))
+    _, k_hat = array_stats.psislw(-np.asarray(weight))
     p = np.asarray(jax.nn.softmax(weight))
     mean = p @ np.asarray(draws)
     left = np.asarray(draws) - mean
@@ -52,4 +52,16 @@ def test_a_planted_second_hill_is_told_by_k_hat():
 
     mode, root = newton_mode(gaussian, jnp.zeros(2))
     _, weight = weigh_around(hidden, mode, 0.3 * root, noise(4000))
-    assert array_stats.psislw(np.asarray(weight))[1] > 0.7
+    assert array_stats.psislw(-np.asarray(weight))[1] > 0.7
+
+
+def test_a_guess_far_off_and_too_narrow_is_moved_to_where_the_density_is():
+    mode, root = newton_mode(gaussian, jnp.zeros(2))
+    centre, narrow, k_hats = mode + jnp.array([1.5, -2.0]), 0.3 * root, []
+    for _ in range(4):
+        draws, weight = weigh_around(gaussian, centre, narrow, noise(4000))
+        k_hats.append(array_stats.psislw(-np.asarray(weight))[1])
+        centre, narrow = closer(draws, weight)
+    np.testing.assert_allclose(centre, [1.0, -2.0], atol=0.15)
+    assert k_hats[0] > 0.7
+    assert k_hats[-1] < 0.3

@@ -1,0 +1,1 @@
+"""Labels to spectra with the emulator's own error: one interface (`base`), and a module for each kind."""

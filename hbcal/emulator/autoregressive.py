@@ -1,0 +1,187 @@
+"""A network of the labels, the residuals correlated: what a spectrum's first components say bends the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from hbcal._pytree import pytree, static
+from hbcal._typing import AnyArray, Array, Float
+from hbcal.emulator.base import Emulator, Known, median_of, stretched
+
+FAR = 8.0  # a component farther out, in sd of the training stars, is taken for this far: networks know no more
+MOST_MISSING = 0.1  # of the pixels; what is missing is filled in from the components
+
+
+@pytree
+class Components:
+    """Spectra as principal components.
+
+    Attributes:
+        mean: of the stretched flux, (n_pix,).
+        basis: orthonormal, (n_pix, n_dim).
+        scale: sd of each component over the training stars, (n_dim,).
+        rest: sd of what the components leave, (n_pix,).
+        level: mean and sd over the training stars of the log of the median relative error, (2,).
+    """
+
+    mean: AnyArray
+    basis: AnyArray
+    scale: AnyArray
+    rest: AnyArray
+    level: AnyArray
+
+    def of(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Scaled components (n_star, n_dim), noise level (n_star, 1), misfit of the rest, and whether it is usable."""
+        y = stretched(flux) - np.asarray(self.mean)
+        seen = np.isfinite(y)
+        usable = seen.mean(axis=1) >= 1.0 - MOST_MISSING
+        y = np.where(seen, y, 0.0)
+        z = y @ np.asarray(self.basis)
+        weight = np.asarray(self.basis) / np.asarray(self.rest)[:, None] ** 2
+        for i in np.flatnonzero(usable & ~seen.all(axis=1)):
+            there = seen[i]
+            precision = weight[there].T @ np.asarray(self.basis)[there] + np.diag(np.asarray(self.scale) ** -2.0)
+            z[i] = np.linalg.solve(precision, weight[there].T @ y[i, there])
+        left = np.where(seen, (y - z @ np.asarray(self.basis).T) / np.asarray(self.rest), 0.0)
+        rest = (left**2).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
+        return z / np.asarray(self.scale), self.noise_level(flux, flux_err), rest, usable
+
+    def noise_level(self, flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray:
+        """Log of the median error in units of the median flux, scaled; 0 where no error is known. (n_star, 1)."""
+        level = (log_level(flux, flux_err) - self.level[0]) / self.level[1]
+        return np.clip(np.where(np.isfinite(level), level, 0.0), -3.0, 3.0)
+
+
+def log_level(flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray:
+    """Log of a spectrum's median error in units of its median flux.
+
+    Args:
+        flux, flux_err: (n_star, n_pix).
+
+    Returns:
+        (n_star, 1); NaN where there is none.
+
+    Errors:
+        None.
+
+    Example:
+        >>> log_level(np.ones((1, 3)), np.full((1, 3), np.e)).tolist()
+        [[1.0]]
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log(median_of(flux_err) / median_of(flux))
+
+
+def components(flux: np.ndarray, flux_err: np.ndarray, n_dim: int) -> Components:
+    """Principal components of training spectra, after the stretch.
+
+    Args:
+        flux, flux_err: (n_star, n_pix); stars with a missing pixel are left aside.
+        n_dim: how many components, fewer than pixels.
+
+    Returns:
+        `Components`.
+
+    Errors:
+        None.
+
+    Example:
+        >>> found = components(tiny_spectra().flux, tiny_spectra().flux_err, 3)
+        >>> found.basis.shape
+        (6, 3)
+    """
+    y = stretched(flux)
+    y = y[np.isfinite(y).all(axis=1)]
+    mean = y.mean(axis=0)
+    basis = np.linalg.svd(y - mean, full_matrices=False)[2][:n_dim].T
+    z = (y - mean) @ basis
+    level = log_level(flux, flux_err)
+    some = level[np.isfinite(level)]
+    rest = np.sqrt(((y - mean - z @ basis.T) ** 2).mean(axis=0))
+    spread = max(float(some.std()), 0.05) if some.size else 1.0
+    return Components(
+        mean, basis, z.std(axis=0), np.maximum(rest, 1e-6), np.array([some.mean() if some.size else 0.0, spread])
+    )
+
+
+@pytree
+class Seen:
+    """Spectra as the networks take them.
+
+    Attributes:
+        near: noise level and components, the far ones brought near, (n_star, 1 + n_dim).
+        lifted: what they contribute to each network, (n_star, n_net, ...).
+        z: the components as they are, (n_star, n_dim).
+        rest: misfit of what they leave, (n_star,).
+    """
+
+    near: AnyArray
+    lifted: Any
+    z: AnyArray
+    rest: AnyArray
+
+
+@pytree
+class AutoregressiveEmulator(Emulator):
+    """Spectra as components, whose density given the labels is that of `hbcal.networks.autoregressive`, several times.
+
+        ln p(spectrum | x) = T / n_net sum_m ln p_m(z | x)
+
+    Networks that saw other stars, other starts and other orders disagree where the emulator is unsure: their geometric
+    mean is flatter there. T, below 1, says how much flatter the density of unseen stars has to be for its posteriors to
+    hold what they claim; it is fitted on stars that no network was trained on.
+
+    Attributes:
+        known: `Known`.
+        components: what a spectrum is turned into.
+        temper: T.
+        states: weights of the networks, with a leading axis.
+        guide: weights of `hbcal.networks.guide.Guide`.
+        graph, guide_graph: how the weights are used.
+    """
+
+    known: Known
+    components: Components
+    temper: AnyArray
+    states: Any
+    guide: Any
+    graph: Any = static()
+    guide_graph: Any = static()
+
+    def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[Seen, np.ndarray]:
+        """Components, what they contribute to each network, and the misfit of what components leave."""
+        z, level, rest, usable = self.components.of(flux, flux_err)
+        near = jnp.asarray(np.column_stack([level, np.clip(z, -FAR, FAR)]), jnp.float32)
+        return Seen(near, _lift(self.graph, self.states, near), z, rest), np.where(usable, "", "missing pixels")
+
+    def log_likelihood(self, x: Float[Array, "n_label"], star: Seen) -> Array:
+        """T times the mean over the networks of ln p_m(z | x)."""
+        x = x.astype(jnp.float32)
+        each = jax.vmap(lambda state, up: nnx.merge(self.graph, state).log_density(x, star.near[1:], up))
+        return self.temper * each(self.states, star.lifted).mean().astype(float)
+
+    def misfit(self, x: Float[Array, "n_label"], star: Seen) -> Array:
+        """Half from the components, half from what they leave."""
+        x = x.astype(jnp.float32)
+        each = jax.vmap(lambda state, up: nnx.merge(self.graph, state).moments(x, up))
+        mean, log_sd = each(self.states, star.lifted)
+        white = (star.z - mean.mean(0).astype(float)) / jnp.exp(log_sd.mean(0).astype(float))
+        return 0.5 * ((white**2).mean() + star.rest)
+
+    def guess(self, stars: Seen) -> tuple[Array, Array]:
+        """The guide's answer for all stars: centres (n_star, n_label), roots of covariances (n_star, n_label, n_label)."""
+        mean, root = nnx.merge(self.guide_graph, self.guide)(stars.near)
+        upright = jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=root.dtype), root.shape)
+        turned = jax.scipy.linalg.solve_triangular(root, upright, lower=True)
+        return mean.astype(float), jnp.swapaxes(turned, -1, -2).astype(float)
+
+
+@jax.jit
+def _lift(graph: Any, states: Any, seen: Array) -> Any:
+    up = jax.vmap(lambda state: nnx.merge(graph, state).lift(seen))(states)
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), up)  # stars lead

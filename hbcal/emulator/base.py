@@ -1,0 +1,145 @@
+"""What every emulator is: labels in, the density of a spectrum out, and what it was trained on."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hbcal._pytree import pytree, static
+from hbcal._typing import AnyArray, Array, Float
+from hbcal.numerics.label_density import LabelDensity
+
+SOFTENING = 0.3  # of asinh, in units of a star's median flux: spectra of hot and cool stars alike are then near linear
+
+
+@pytree
+class Known:
+    """What an emulator knows of its training stars.
+
+    Attributes:
+        centre, unit: of the labels, (n_label,): x = (label - centre) / unit.
+        density: of x, the default prior.
+        typical: ln p(x) of training stars, sorted: what counts as outside.
+        usual: misfit of training spectra, sorted: what counts as a misfit.
+        starts: labels of some training stars, (n_start, n_label), among which a search for a mode begins.
+        wave: (n_pix,).
+        label_names: (n_label,).
+    """
+
+    centre: AnyArray
+    unit: AnyArray
+    density: LabelDensity
+    typical: AnyArray
+    usual: AnyArray
+    starts: AnyArray
+    wave: AnyArray
+    label_names: tuple[str, ...] = static()
+
+
+class Emulator:
+    """A spectrum's density given its star's labels, emulator error included. Subclasses are final, and pytrees.
+
+    ``read(flux, flux_err)`` turns spectra into what the density needs of them, once, star by star on the leading axis;
+    the two other methods take one star of it.
+    """
+
+    known: Known
+
+    @abstractmethod
+    def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Spectra as the emulator sees them, and a sentence for each that it cannot use, empty where it can."""
+
+    @abstractmethod
+    def log_likelihood(self, x: Float[Array, "n_label"], star: Any) -> Array:
+        """ln p(spectrum | labels), up to a number that does not hang on the labels."""
+
+    @abstractmethod
+    def misfit(self, x: Float[Array, "n_label"], star: Any) -> Array:
+        """Squared residual in units of its variance, averaged: about 1 where emulator and noise are right."""
+
+
+def median_of(flux: np.ndarray) -> np.ndarray:
+    """Each spectrum's median over the pixels it has: the unit its flux is taken in.
+
+    Args:
+        flux: (n_star, n_pix), NaN where missing.
+
+    Returns:
+        (n_star, 1); NaN where it is not positive.
+
+    Errors:
+        None.
+
+    Example:
+        >>> median_of(np.array([[1.0, np.nan, 3.0], [-1.0, -1.0, 0.0]])).ravel().tolist()
+        [2.0, nan]
+    """
+    some = np.isfinite(flux).any(axis=1, keepdims=True)
+    median = np.nanmedian(np.where(some, flux, 0.0), axis=1, keepdims=True)
+    return np.where(median > 0, median, np.nan)
+
+
+def stretched(flux: np.ndarray) -> np.ndarray:
+    """arcsinh(flux / (0.3 median flux)): where reddening shifts a spectrum rather than bending it.
+
+    Args:
+        flux: (n_star, n_pix).
+
+    Returns:
+        The same shape; NaN where a pixel is missing or the median is not positive.
+
+    Errors:
+        None.
+
+    Example:
+        >>> stretched(np.array([[0.0, 2.0, 2.0]])).round(2).tolist()
+        [[0.0, 1.92, 1.92]]
+    """
+    return np.arcsinh(flux / (SOFTENING * median_of(flux)))
+
+
+def sharing(levels: AnyArray, value: AnyArray) -> np.ndarray:
+    """Which share of the training stars lies below a value.
+
+    Args:
+        levels: sorted, (n,).
+        value: any shape.
+
+    Returns:
+        Between 0 and 1, the value's shape.
+
+    Errors:
+        None.
+
+    Example:
+        >>> sharing(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.0, 2.5])).tolist()
+        [0.0, 0.5]
+    """
+    return np.searchsorted(np.asarray(levels), np.asarray(value)) / len(np.asarray(levels))
+
+
+def log_joint(emulator: Emulator, x: Float[Array, "n_label"], star: Any) -> Array:
+    """ln p(spectrum | labels) + ln p(labels), up to a number.
+
+    Args:
+        emulator: trained.
+        x: scaled labels.
+        star: of `Emulator.read`, one star.
+
+    Returns:
+        A number.
+
+    Errors:
+        None.
+
+    Example:
+        >>> emulator = tiny_emulator()
+        >>> stars, _ = emulator.read(tiny_spectra().flux, tiny_spectra().flux_err)
+        >>> bool(jnp.isfinite(log_joint(emulator, jnp.zeros(2), jax.tree.map(lambda leaf: leaf[0], stars))))
+        True
+    """
+    return emulator.log_likelihood(x, star) + emulator.known.density.log_density(x)

@@ -1,0 +1,1 @@
+"""Flax networks and how they are trained. Nothing here knows of files, surveys or jobs."""

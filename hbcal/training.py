@@ -1,0 +1,225 @@
+"""The job `train emulator`: labelled spectra in, an emulator in a folder out. Read it top to bottom."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hbcal import __version__
+from hbcal._errors import HbcalError, closest
+from hbcal.emulator.base import Emulator, Known, sharing, stretched
+from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
+from hbcal.emulator.full import train_full
+from hbcal.emulator.train_network import NetworkSettings, train_networks
+from hbcal.folder import check_out, identity, locked, write_text
+from hbcal.label import label_spectra
+from hbcal.numerics.label_density import label_density
+from hbcal.numerics.true_labels import true_labels
+from hbcal.spectra.container import Spectra, read_spectra
+
+METHODS = ("network", "quadratic")
+UNSEEN, TEST = 0.1, 0.05  # of the stars: to stop and temper the training, and to say how good it is
+LEAST = 300  # stars, to train networks on
+N_LINEAR, N_START = 30, 500
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of the training stars: what is fitted, what stops and tempers it, what says how good it is."""
+
+    fit: np.ndarray
+    unseen: np.ndarray
+    test: np.ndarray
+
+
+def train_emulator(
+    spectra: Spectra | Sequence[str | Path],
+    out: str | Path,
+    *,
+    method: str = "network",
+    seed: int = 0,
+    resume: bool = False,
+    settings: NetworkSettings = NetworkSettings(),
+    progress: Callable[[str], None] | None = None,
+) -> Emulator:
+    """Learn what spectra look like from their stars' labels, noise of spectra and labels included.
+
+    Args:
+        spectra: with labels; or files of the plain container.
+        out: folder of the emulator; must not hold anything unless `resume`.
+        method: ``"network"`` or ``"quadratic"``.
+        seed: of split, start and order.
+        resume: go on with a training that was interrupted.
+        settings: of the networks.
+        progress: called with lines of text.
+
+    Returns:
+        The emulator, also kept in `out` with its learning curves and what unseen stars say of it.
+
+    Errors:
+        HbcalError for anything wrong with spectra, labels or folder, before anything is written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     emulator = train_emulator(tiny_spectra(), Path(folder) / "model", method="quadratic")
+        >>> emulator.known.label_names
+        ('teff', 'fe_h')
+    """
+    say, out = progress or (lambda text: None), Path(out)
+    check_out(out, resume=resume)
+    if method not in METHODS:
+        raise HbcalError(f"There is no method {method!r} of training an emulator{closest(method, METHODS)}.")
+    if not isinstance(spectra, Spectra):
+        spectra = read_spectra([Path(file) for file in spectra], labels=True)
+    spectra, left_out = _usable(spectra, method)
+    for reason, n in left_out.items():
+        say(f"left out: {n}, {reason}")
+    mark = {
+        "hbcal": __version__, "method": method, "seed": seed, "settings": asdict(settings),
+        "data": identity({k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "labels", "labels_err")}),
+    }  # fmt: skip
+    _refuse_another(out, mark)
+    if (out / ABOUT).exists():
+        say(f"{out} is complete already: nothing to resume")
+        return load_emulator(out)
+
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        (out / "training").mkdir(exist_ok=True)
+        write_text(out / "training" / "mark.json", json.dumps(mark, indent=1))
+        split = _split(len(spectra.star), seed)
+        known, mean, root, width = _labels(spectra, split)
+        say(f"training on {len(split.fit)} stars, {len(split.unseen)} to stop by, {len(split.test)} to test")
+        if method == "network":
+            emulator, curves = train_networks(
+                known, spectra.flux, spectra.flux_err, mean, root, width, split.unseen, split.fit,
+                replace(settings, train=replace(settings.train, seed=seed)), folder=out / "training", progress=say,
+            )  # fmt: skip
+            _write_curves(out / "curves.csv", curves)
+        else:
+            emulator = train_full(known, mean[split.fit], spectra.flux[split.fit])
+        emulator = _with_usual(emulator, spectra, split)
+        told = _told(emulator, spectra, split.test)
+        for label, each in told.items():
+            say(f"test, {len(split.test)} stars, {label}: " + ", ".join(f"{k} {v:.4g}" for k, v in each.items()))
+        about = mark | {
+            "left_out": left_out, "n_star": {k: len(v) for k, v in vars(split).items()}, "test": told,
+            "versions": {"python": platform.python_version(), "jax": jax.__version__}, "machine": platform.machine(),
+        }  # fmt: skip
+        save_emulator(emulator, out, about)
+        shutil.rmtree(out / "training")
+    return emulator
+
+
+def _usable(spectra: Spectra, method: str) -> tuple[Spectra, dict[str, int]]:
+    """Stars that can train, the others counted by reason."""
+    if not spectra.label_names:
+        raise HbcalError("The spectra have no labels: training needs labels, labels_err and label_names.")
+    whole = np.isfinite(stretched(spectra.flux)).all(axis=1)
+    told = np.isfinite(spectra.labels).any(axis=1)
+    keep = whole & told
+    left_out = {
+        name: int(n) for name, n in (("missing pixels", (~whole).sum()), ("no label", (whole & ~told).sum())) if n
+    }
+    if method == "network" and keep.sum() < LEAST:
+        raise HbcalError(
+            f"{int(keep.sum())} of {len(keep)} spectra can train networks, which need {LEAST}: give more, or use "
+            "--method quadratic."
+        )
+    part = {name: getattr(spectra, name)[keep] for name in ("flux", "flux_err", "star", "labels", "labels_err")}
+    for l, name in enumerate(spectra.label_names):
+        values = part["labels"][:, l]
+        if not np.isfinite(values).sum() > 1 or not np.nanstd(values) > 0:
+            raise HbcalError(
+                f"The label {name!r} is missing or the same for all {int(keep.sum())} training stars: leave it out."
+            )
+    return replace(spectra, **part), left_out
+
+
+def _split(n_star: int, seed: int) -> Split:
+    order = np.random.default_rng([seed, 17]).permutation(n_star)
+    n_unseen, n_test = round(UNSEEN * n_star), round(TEST * n_star)
+    return Split(order[n_unseen + n_test :], order[:n_unseen], order[n_unseen : n_unseen + n_test])
+
+
+def _labels(spectra: Spectra, split: Split) -> tuple[Known, np.ndarray, np.ndarray, np.ndarray]:
+    """What is known of the training stars; their true labels as means and roots; labels' sd given a spectrum."""
+    centre, unit = np.nanmean(spectra.labels[split.fit], axis=0), np.nanstd(spectra.labels[split.fit], axis=0)
+    y = stretched(spectra.flux)
+    y -= y[split.fit].mean(axis=0)
+    n_linear = min(N_LINEAR, len(split.fit) // 20 + 1, y.shape[1])
+    basis = np.linalg.svd(y[split.fit], full_matrices=False)[2][:n_linear].T
+    seen = y @ basis
+    seen /= np.maximum(seen[split.fit].std(axis=0), 1e-12)
+    mean, cov, left = true_labels((spectra.labels - centre) / unit, spectra.labels_err / unit, seen)
+    root = np.linalg.cholesky(cov)
+    inside = mean[split.fit]
+    density = label_density(inside)
+    typical = np.sort(np.asarray(jax.lax.map(density.log_density, jnp.asarray(inside), batch_size=1024)))
+    starts = inside[np.random.default_rng(0).permutation(len(inside))[:N_START]]
+    known = Known(centre, unit, density, typical, np.array([np.inf]), starts, spectra.wave, spectra.label_names)
+    return known, mean, root, np.sqrt(np.diag(left))
+
+
+def _with_usual(emulator: Emulator, spectra: Spectra, split: Split) -> Emulator:
+    """The emulator with the misfits of spectra it was not fitted to: what counts as usual."""
+    rows = split.unseen if len(split.unseen) > 20 else split.fit
+    found = label_spectra(emulator, _rows(spectra, rows), fast=True)
+    usual = np.sort(found["chi2"].to_numpy())
+    return replace(emulator, known=replace(emulator.known, usual=usual[np.isfinite(usual)]))  # type: ignore[type-var]
+
+
+def _told(emulator: Emulator, spectra: Spectra, rows: np.ndarray) -> dict[str, dict[str, float]]:
+    """Scatter and coverage of the labels of stars that nothing was fitted to."""
+    from hbcal.evaluation import summary
+
+    if len(rows) < 2:
+        return {}
+    there = _rows(spectra, rows)
+    return summary(label_spectra(emulator, there, fast=True), there.labels, there.labels_err)
+
+
+def _rows(spectra: Spectra, rows: np.ndarray) -> Spectra:
+    part = {name: getattr(spectra, name)[rows] for name in ("flux", "flux_err", "star", "labels", "labels_err")}
+    return replace(spectra, **part)
+
+
+def _digest(array: np.ndarray) -> str:
+    import hashlib
+
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+
+
+def _refuse_another(out: Path, mark: dict[str, Any]) -> None:
+    """A folder may be empty, or hold this very training, begun or complete."""
+    if (out / ABOUT).exists():
+        was: dict[str, Any] = about_emulator(out)
+    elif (out / "training" / "mark.json").exists():
+        was = json.loads((out / "training" / "mark.json").read_text())
+    elif out.is_dir() and any(path.name != ".lock" for path in out.iterdir()):
+        raise HbcalError(f"The folder {out} holds something that is not an emulator: choose another --out.")
+    else:
+        return
+    mark = json.loads(json.dumps(mark))
+    differ = [key for key in mark if was.get(key) != mark[key]]
+    if differ:
+        raise HbcalError(
+            f"The training in {out} was started with another {' and '.join(differ)}: resume it with what it was started "
+            "with, or choose another --out."
+        )
+
+
+def _write_curves(path: Path, curves: dict[str, np.ndarray]) -> None:
+    lines = ["network,epoch,loss,score"]
+    lines += [f"{name},{at},{loss:.6g},{score:.6g}" for name, c in curves.items() for at, (loss, score) in enumerate(c)]
+    write_text(path, "\n".join(lines) + "\n")
