@@ -33,7 +33,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 
 def _say(text: str) -> None:
     """Progress goes to stderr: one line that is rewritten on a terminal, line after line otherwise."""
-    if text.startswith(("sampling: ", "read ")) and sys.stderr.isatty():
+    if text.startswith(("sampling: ", "read ", "synthesis: ")) and sys.stderr.isatty():
         print(f"\r{text}   ", end="", file=sys.stderr, flush=True)
         return
     print(text, file=sys.stderr, flush=True)
@@ -226,6 +226,22 @@ def evaluate(
 
     print(report_text(run(labels, truth, out)), end="")
     print(f"wrote {out}")
+
+
+@app.command()
+def synthesize(
+    grid: Annotated[Path, typer.Argument(help="TOML file that declares the grid, see docs/synthesis.md.")],
+    out: Annotated[Path, typer.Option(help="The .npz of spectra to write; must not exist.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Spectra at a time; as many as there are cores.")] = None,
+) -> None:
+    """Compute a grid of synthetic spectra with Turbospectrum, which must be installed."""
+    from hbcal.synthesis.grid import synthesize_grid
+
+    made = synthesize_grid(grid, out, workers=workers, resume=resume, progress=_say)
+    for star, why in made.failed.items():
+        print(f"hbcal: warning: {star} has no spectrum: {why}", file=sys.stderr)
+    print(f"wrote {out}: {len(made.spectra.star)} spectra, {len(made.failed)} failed")
 
 
 @spectra.command()

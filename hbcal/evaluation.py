@@ -23,6 +23,7 @@ from hbcal.spectra.container import read_spectra
 WITHIN = {"within_68": 0.683, "within_95": 0.95}
 STORES = (".npz", ".h5", ".hdf5", ".zarr")
 N_BIN = 5
+NUMBER: Kind = "number"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def read_truth(path: Path) -> Truth:
         raise HbcalError(f"{path.name} has no column 'star': the truth is matched by it.")
     others = [name for name in names if name != "star"]
     wanted: dict[str, Kind] = {"star": "text"}
-    found = read_columns(path, wanted | {name: "number" for name in others}).values
+    found = read_columns(path, wanted | dict.fromkeys(others, NUMBER)).values
     errors = {name.removesuffix("_err"): found[name] for name in others if name.endswith("_err")}
     values = {name: found[name] for name in others if not name.endswith("_err")}
     nothing = np.full(len(found["star"]), np.nan)

@@ -29,7 +29,7 @@ from hbcal.recipe_spec import (
 
 __all__ = [
     "ColumnSpec", "CovariateSpec", "DataSpec", "FloorSpec", "MeasurementSpec", "Recipe", "SamplingSpec", "TrendSpec",
-    "load_recipe", "packaged_recipes", "parse_recipe",
+    "build_table", "load_recipe", "packaged_recipes", "parse_recipe",
 ]  # fmt: skip
 
 
@@ -107,13 +107,30 @@ def parse_recipe(table: Mapping[str, Any], text: str = "") -> Recipe:
         Traceback (most recent call last):
         hbcal._errors.HbcalError: The recipe has an unknown key 'nme' (did you mean 'name'?).
     """
-    recipe = _build(Recipe, {**table, "text": text}, "recipe")
+    recipe = build_table(Recipe, {**table, "text": text}, "recipe")
     check_recipe(recipe)
     return recipe if text else dataclasses.replace(recipe, text=tomli_w.dumps(table))
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """Turn a TOML value into `kind`, or say where it does not fit."""
+def build_table(kind: Any, value: Any, where: str) -> Any:
+    """Turn a TOML value into what a dataclass declares, or say where it does not fit.
+
+    Args:
+        kind: a dataclass, or the type of one of its fields.
+        value: what TOML holds.
+        where: what it is, for the messages.
+
+    Returns:
+        An instance of `kind`.
+
+    Errors:
+        HbcalError for an unknown or missing key or a value of another type.
+
+    Example:
+        >>> build_table(SamplingSpec, {"chain": 2}, "recipe key 'sampling'")
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: The recipe key 'sampling' has an unknown key 'chain' (did you mean 'chains'?).
+    """
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise HbcalError(f"The {where} must be a table, not {value!r}.")
@@ -131,7 +148,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
             required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
             if required and f.name not in value:
                 raise HbcalError(f"The {where} lacks the key {f.name!r}: add it.")
-        return make(**{k: _build(hints[k], v, f"{where} key {k!r}") for k, v in value.items()})
+        return make(**{k: build_table(hints[k], v, f"{where} key {k!r}") for k, v in value.items()})
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         if value not in inner:
@@ -142,12 +159,12 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         if len(inner) == 2 and inner[1] is not Ellipsis:
             if len(items) != 2:
                 raise HbcalError(f"The {where} must be a pair [low, high], not {value!r}.")
-            return tuple(_build(k, v, where) for k, v in zip(inner, items, strict=True))
-        return tuple(_build(inner[0], v, f"{where} entry {i + 1}") for i, v in enumerate(items))
+            return tuple(build_table(k, v, where) for k, v in zip(inner, items, strict=True))
+        return tuple(build_table(inner[0], v, f"{where} entry {i + 1}") for i, v in enumerate(items))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise HbcalError(f"The {where} must be a table, not {value!r}.")
-        return {str(k): _build(inner[1], v, f"{where} entry {k!r}") for k, v in value.items()}
+        return {str(k): build_table(inner[1], v, f"{where} entry {k!r}") for k, v in value.items()}
     if kind is Any:
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -173,7 +190,7 @@ def _options(basis: Any, extra: dict[str, Any], fields: Mapping[str, Any], where
         if key not in BASES[basis].options:
             allowed = set(BASES[basis].options) | (set(fields) - {"options"})
             raise HbcalError(f"The {where} has an unknown key {key!r}{closest(key, allowed)}.")
-        options[key] = _build(type(defaults[key].default), value, f"{where} key {key!r}")
+        options[key] = build_table(type(defaults[key].default), value, f"{where} key {key!r}")
     try:
         BASES[basis].build(np.zeros((1, 1)), ["x"], **options)
     except ValueError as error:

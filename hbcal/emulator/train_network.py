@@ -157,8 +157,8 @@ def train_networks(
 
     def say(m: int, at: int, off: float, good: float) -> None:
         progress(
-            f"training: network {m + 1} of {settings.n_net}, epoch {at + 1} of {settings.train.epochs}, loss {off:.3f}, "
-            f"score on unseen stars {good:.4f}"
+            f"training: network {m + 1} of {settings.n_net}, epoch {at + 1} of {settings.train.epochs}, "
+            f"loss {off:.3f}, score on unseen stars {good:.4f}"
         )
 
     nets, curves = [], {}

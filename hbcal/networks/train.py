@@ -105,7 +105,7 @@ def fit(
         return carry, values.mean(), scored(carry[0])
 
     carry, best, curve = (params, rule.init(params)), params, np.zeros((0, 2))
-    carry, best, curve = _resumed(state, (carry, best), curve)
+    (carry, best), curve = _resumed(state, (carry, best), curve)
     for at in range(len(curve), settings.epochs):
         order = np.random.default_rng([settings.seed, at]).permutation(n_star)[: n_batch * batch]
         keys = jax.random.split(jax.random.fold_in(jax.random.PRNGKey(settings.seed), at), n_batch)
@@ -121,15 +121,14 @@ def fit(
     return curve
 
 
-def _resumed(state: Path | None, fresh: tuple[Any, Any], curve: np.ndarray) -> tuple[Any, Any, np.ndarray]:
+def _resumed(state: Path | None, fresh: tuple[Any, Any], curve: np.ndarray) -> tuple[Any, np.ndarray]:
     """What the file holds, or what was given."""
     leaves, tree = jax.tree.flatten(fresh)
     try:
         if state is not None and state.is_file():
             with np.load(state) as saved:
                 found = [jnp.asarray(saved[f"leaf{i}"]) for i in range(len(leaves))]
-                carry, best = jax.tree.unflatten(tree, found)
-                return carry, best, saved["curve"]
+                return jax.tree.unflatten(tree, found), saved["curve"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         pass
-    return fresh[0], fresh[1], curve
+    return fresh, curve

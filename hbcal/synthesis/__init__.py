@@ -1,0 +1,1 @@
+"""Synthetic spectra: Turbospectrum on MARCS atmospheres, and readers of the published MARCS and PHOENIX grids."""
