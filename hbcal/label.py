@@ -63,7 +63,7 @@ def label_spectra(
         The label schema: value(star, label), covariance(star, label, label_2), chi2(star), about 1 where the emulator
         fits, extrapolation(star) between 0 and 1 (the share of training stars in denser places), flag(star), true where
         there is a reason not to trust the labels, and reason(star): ``extrapolation``, ``misfit``, ``k_hat`` or
-        ``not converged``, ``missing pixels``, for which there is no answer. Fast: k_hat(star); full: r_hat(star, label),
+        ``not converged``, ``missing pixels``, for which there is no answer. k_hat(star); full: r_hat(star, label),
         ess_bulk(star, label), diverging(star). Draws: draws(star, draw, label).
 
     Errors:

@@ -50,8 +50,8 @@ def label_files(
         What was written.
 
     Errors:
-        HbcalError for anything wrong with model, spectra or `out`; a star that appears twice is found in the piece where
-        it does.
+        HbcalError for anything wrong with model, spectra or `out`; a star that appears twice is told where
+            it does.
 
     Example:
         >>> import tempfile

@@ -136,8 +136,8 @@ def _with_labels(spectra: Spectra, path: Path) -> Spectra:
     told = [name for name, err in truth.labels_err.items() if np.isfinite(err).any()]
     if not (rows >= 0).any() or not told:
         raise HbcalError(
-            f"{path.name} has labels with errors [{some(told, 9)}] of {int((rows >= 0).sum())} of {len(rows)} stars: it "
-            "needs the column star, with the spectra's ids, and pairs of columns <label>, <label>_err."
+            f"{path.name} has labels with errors [{some(told, 9)}] of {int((rows >= 0).sum())} of {len(rows)} stars: "
+            "it needs the column star, with the spectra's ids, and pairs of columns <label>, <label>_err."
         )
     table = lambda by: np.stack([np.where(rows >= 0, by[n][rows], np.nan) for n in told], axis=1)  # noqa: E731
     return replace(

@@ -160,13 +160,13 @@ class AutoregressiveEmulator(Emulator):
         near = jnp.asarray(np.column_stack([level, np.clip(z, -FAR, FAR)]), jnp.float32)
         return Seen(near, _lift(self.graph, self.states, near), z, rest), np.where(usable, "", "missing pixels")
 
-    def log_likelihood(self, x: Float[Array, n_label], star: Seen) -> Array:
+    def log_likelihood(self, x: Float[Array, " n_label"], star: Seen) -> Array:
         """T times the mean over the networks of ln p_m(z | x)."""
         x = x.astype(jnp.float32)
         each = [net.log_density(x, jnp.asarray(star.near)[1:], up) for net, up in self._nets(star)]
         return jnp.asarray(self.temper) * jnp.stack(each).mean().astype(float)
 
-    def misfit(self, x: Float[Array, n_label], star: Seen) -> Array:
+    def misfit(self, x: Float[Array, " n_label"], star: Seen) -> Array:
         """Half from the components, half from what they leave."""
         x = x.astype(jnp.float32)
         mean, log_sd = (

@@ -52,11 +52,11 @@ class Emulator:
         """Spectra as the emulator sees them, and a sentence for each that it cannot use, empty where it can."""
 
     @abstractmethod
-    def log_likelihood(self, x: Float[Array, n_label], star: Any) -> Array:
+    def log_likelihood(self, x: Float[Array, " n_label"], star: Any) -> Array:
         """ln p(spectrum | labels), up to a number that does not hang on the labels."""
 
     @abstractmethod
-    def misfit(self, x: Float[Array, n_label], star: Any) -> Array:
+    def misfit(self, x: Float[Array, " n_label"], star: Any) -> Array:
         """Squared residual in units of its variance, averaged: about 1 where emulator and noise are right."""
 
 
@@ -120,7 +120,7 @@ def sharing(levels: AnyArray, value: AnyArray) -> np.ndarray:
     return np.searchsorted(np.asarray(levels), np.asarray(value)) / len(np.asarray(levels))
 
 
-def log_joint(emulator: Emulator, x: Float[Array, n_label], star: Any) -> Array:
+def log_joint(emulator: Emulator, x: Float[Array, " n_label"], star: Any) -> Array:
     """ln p(spectrum | labels) + ln p(labels), up to a number.
 
     Args:

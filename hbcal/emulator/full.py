@@ -35,16 +35,16 @@ class FullEmulator(Emulator):
         whole = np.isfinite(y).all(axis=1)
         return self.layer.compress(jnp.asarray(np.where(whole[:, None], y, 0.0))), np.where(whole, "", "missing pixels")
 
-    def log_likelihood(self, x: Float[Array, n_label], star: Any) -> Array:
+    def log_likelihood(self, x: Float[Array, " n_label"], star: Any) -> Array:
         """ln N(spectrum; W' phi, (1 + phi' U phi) S)."""
         return self.layer.log_density(quadratic(x), *star)
 
-    def misfit(self, x: Float[Array, n_label], star: Any) -> Array:
+    def misfit(self, x: Float[Array, " n_label"], star: Any) -> Array:
         """chi2 per pixel."""
         return self.layer.chi2(quadratic(x), *star) / self.layer.project.shape[0]
 
 
-def quadratic(x: Float[Array, n_label]) -> Array:
+def quadratic(x: Float[Array, " n_label"]) -> Array:
     """One, the labels, and their products: the features of a quadratic model of spectra.
 
     Args:

@@ -71,7 +71,8 @@ def fit(
         >>> round(float(net.kernel[...][0, 0]), 1), curve.shape
         (3.0, (60, 2))
     """
-    graph, params, rest = nnx.split(net, nnx.Param, ...)
+    parts: Any = nnx.split(net, nnx.Param, ...)
+    graph, params, rest = parts
     n_star = len(jax.tree.leaves(data)[0])
     batch = min(settings.batch, n_star)
     n_batch = n_star // batch

@@ -14,7 +14,7 @@ STEPS, LONGEST = 25, 1.0
 DOF = 5.0  # of the proposal's Student t: heavier than any Gaussian tail
 
 
-def newton_mode(log_density: Callable[[Any], Array], start: Float[Array, n]) -> tuple[Array, Array]:
+def newton_mode(log_density: Callable[[Any], Array], start: Float[Array, " n"]) -> tuple[Array, Array]:
     """The mode near a start, and a root of the covariance there.
 
     Newton steps in the eigenvectors of the Hessian, with |eigenvalue| for eigenvalue, so that every step climbs; no
@@ -56,7 +56,7 @@ def newton_mode(log_density: Callable[[Any], Array], start: Float[Array, n]) -> 
 
 
 def weigh_around(
-    log_density: Callable[[Any], Array], mode: Float[Array, n], root: Float[Array, "n n"], noise: Float[Array, "m n"]
+    log_density: Callable[[Any], Array], mode: Float[Array, " n"], root: Float[Array, "n n"], noise: Float[Array, "m n"]
 ) -> tuple[Array, Array]:
     """Draws of a Student t around a mode, and their log importance weights.
 
@@ -82,7 +82,7 @@ def weigh_around(
     return draws, jax.vmap(log_density)(draws) - proposal
 
 
-def closer(draws: Float[Array, "m n"], weight: Float[Array, m], *, wider: float = 1.2) -> tuple[Array, Array]:
+def closer(draws: Float[Array, "m n"], weight: Float[Array, " m"], *, wider: float = 1.2) -> tuple[Array, Array]:
     """Where weighted draws say that the density is: centre and root for the next round of `weigh_around`.
 
     The weights are flattened until no tenth of the draws holds all of them: (w_i / max w)^(1/2) of a poor guess still

@@ -51,7 +51,7 @@ class LastLayer:
         white = flux @ self.whiten
         return seen, jnp.maximum((white**2).sum(-1) - (seen**2).sum(-1), 0.0)
 
-    def leverage(self, features: Float[Array, n_feature]) -> Array:
+    def leverage(self, features: Float[Array, " n_feature"]) -> Array:
         """phi' U phi: how much the weights' uncertainty adds to the noise; large away from the training stars.
 
         Args:
@@ -70,7 +70,7 @@ class LastLayer:
         """
         return features @ self.spread @ features
 
-    def log_density(self, features: Float[Array, n_feature], seen: Float[Array, n_feature], rest: Array) -> Array:
+    def log_density(self, features: Float[Array, " n_feature"], seen: Float[Array, " n_feature"], rest: Array) -> Array:
         """ln N(flux; mean' phi, (1 + phi' U phi) S), less what does not hang on phi.
 
         Args:
@@ -93,7 +93,7 @@ class LastLayer:
         n_pix = self.project.shape[0]
         return -0.5 * (n_pix * jnp.log(inflated) + self.chi2(features, seen, rest) / inflated)
 
-    def chi2(self, features: Float[Array, n_feature], seen: Float[Array, n_feature], rest: Array) -> Array:
+    def chi2(self, features: Float[Array, " n_feature"], seen: Float[Array, " n_feature"], rest: Array) -> Array:
         """(flux - mean' phi)' S^-1 (flux - mean' phi).
 
         Args:
@@ -137,7 +137,8 @@ def last_layer(features: np.ndarray, flux: np.ndarray, ridge: float) -> LastLaye
     Example:
         >>> rng = np.random.default_rng(0)
         >>> phi = rng.normal(size=(500, 2))
-        >>> layer = last_layer(phi, phi @ np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 1.0]]) + rng.normal(size=(500, 3)), 1e-6)
+        >>> mean = phi @ np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 1.0]])
+        >>> layer = last_layer(phi, mean + rng.normal(size=(500, 3)), 1e-6)
         >>> layer.r.shape
         (2, 2)
 

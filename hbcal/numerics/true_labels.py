@@ -14,8 +14,8 @@ def true_labels(reported: np.ndarray, err: np.ndarray, seen: np.ndarray) -> tupl
 
         x_i ~ N(B' s_i, R),    reported_il ~ N(x_il, err_il^2) where there is one
 
-    B and R by expectation maximisation. A label without noise comes back as it was; a missing one as the spectrum and the
-    star's other labels tell it, with the uncertainty that this leaves.
+    B and R by expectation maximisation. A label without noise comes back as it was; a missing one as the spectrum and
+    the star's other labels tell it, with the uncertainty that this leaves.
 
     Args:
         reported: labels of order one, (n_star, n_label), NaN where missing.

@@ -22,8 +22,8 @@ def spectral_labels(emulator: Emulator, star: Any = None, *, prior: LabelDensity
     | x        | the training stars' density, or the user's | labels, (label - centre) / unit             |
     | spectrum | Emulator.log_likelihood                    | noise and emulator error, however modelled  |
 
-    One star, since each is sampled on its own: `hbcal.infer.many` runs hundreds side by side. Omit `star` to draw labels
-    from the prior.
+    One star, since each is sampled on its own: `hbcal.infer.many` runs hundreds side by side. Omit `star` to draw
+    labels from the prior.
 
     Args:
         emulator: trained.
