@@ -57,19 +57,19 @@ def tiny_network():
 
 
 @functools.cache
-def tiny_spectra():
-    """Spectra of 6 pixels of 400 stars, quadratic in teff and fe_h before the stretch, with noise of 0.01."""
+def tiny_spectra(n=400, seed=5):
+    """Spectra of 6 pixels of a few stars, quadratic in teff and fe_h before the stretch, with noise of 0.01."""
     from hbcal.emulator.base import SOFTENING
     from hbcal.spectra.container import Spectra
 
-    rng = np.random.default_rng(5)
-    x = rng.normal(size=(400, 2))
-    phi = np.stack([np.ones(400), *x.T, x[:, 0] ** 2, x[:, 0] * x[:, 1], x[:, 1] ** 2], axis=1)
-    weights = rng.normal(size=(6, 6)) * np.array([1.0, 0.3, 0.3, 0.03, 0.03, 0.03])[:, None]
+    weights = np.random.default_rng(5).normal(size=(6, 6)) * np.array([1.0, 0.3, 0.3, 0.03, 0.03, 0.03])[:, None]
     weights[0] = 2.0 + 0.3 * weights[0]  # a positive median
-    flux = SOFTENING * np.sinh(phi @ weights + 0.01 * rng.normal(size=(400, 6)))
+    rng = np.random.default_rng([seed, 1])
+    x = rng.normal(size=(n, 2))
+    phi = np.stack([np.ones(n), *x.T, x[:, 0] ** 2, x[:, 0] * x[:, 1], x[:, 1] ** 2], axis=1)
+    flux = SOFTENING * np.sinh(phi @ weights + 0.01 * rng.normal(size=(n, 6)))
     labels = x * [500.0, 0.3] + [5000.0, -0.2]
-    ids = np.array([f"s{i}" for i in range(400)])
+    ids = np.array([f"s{seed}_{i}" for i in range(n)])
     return Spectra(np.arange(6.0), flux, np.full_like(flux, 0.01), ids, labels, np.zeros_like(labels), ("teff", "fe_h"))
 
 
@@ -252,3 +252,13 @@ def _tiny_network():
 @pytest.fixture(scope="session", name="tiny_structural")
 def _tiny_structural():
     return tiny_structural()
+
+
+@pytest.fixture(scope="session", name="tiny_spectra")
+def _tiny_spectra():
+    return tiny_spectra
+
+
+@pytest.fixture(scope="session", name="tiny_emulator")
+def _tiny_emulator():
+    return tiny_emulator()

@@ -30,8 +30,10 @@ class Masked(nnx.Module):
     """
 
     def __init__(self, mask: np.ndarray, gain: float, rngs: nnx.Rngs):
-        scale = gain / np.sqrt(np.maximum(mask.sum(0), 1.0)).astype(np.float32)
-        self.kernel = nnx.Param(scale * jax.random.normal(rngs.params(), mask.shape, jnp.float32))
+        scale = gain / np.sqrt(np.maximum(mask.sum(axis=0, keepdims=True), 1.0))
+        self.kernel = nnx.Param(
+            jnp.asarray(scale, jnp.float32) * jax.random.normal(rngs.params(), mask.shape, jnp.float32)
+        )
         self.bias = nnx.Param(jnp.zeros(mask.shape[1], jnp.float32))
         self.mask = Fixed(jnp.asarray(mask, jnp.float32))
 

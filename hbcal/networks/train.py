@@ -127,7 +127,7 @@ def _resumed(state: Path | None, fresh: tuple[Any, Any], curve: np.ndarray) -> t
     leaves, tree = jax.tree.flatten(fresh)
     try:
         if state is not None and state.is_file():
-            with np.load(state) as saved:
+            with state.open("rb") as handle, np.load(handle) as saved:
                 found = [jnp.asarray(saved[f"leaf{i}"]) for i in range(len(leaves))]
                 return jax.tree.unflatten(tree, found), saved["curve"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
