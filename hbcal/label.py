@@ -18,6 +18,7 @@ from hbcal.emulator.base import Emulator, log_joint, sharing
 from hbcal.infer.many import ManySettings, sample_many
 from hbcal.infer.task import Task
 from hbcal.numerics.importance import DOF, closer, newton_mode, weigh_around
+from hbcal.numerics.spread import signs
 from hbcal.programs.spectral_labels import spectral_labels
 from hbcal.spectra.container import Spectra
 
@@ -61,7 +62,8 @@ def label_spectra(
 
     Returns:
         The label schema: value(star, label), covariance(star, label, label_2), chi2(star), about 1 where the emulator
-        fits, extrapolation(star) between 0 and 1 (the share of training stars in denser places), flag(star), true where
+        fits, misfit_rank(star) between 0 and 1 (the share of unseen training spectra that fit better),
+        extrapolation(star) between 0 and 1 (the share of training stars in denser places), flag(star), true where
         there is a reason not to trust the labels, and reason(star): ``extrapolation``, ``misfit``, ``k_hat`` or
         ``not converged``, ``missing pixels``, for which there is no answer. k_hat(star); full: r_hat(star, label),
         ess_bulk(star, label), diverging(star). Draws: draws(star, draw, label).
@@ -120,9 +122,7 @@ def _label(
 def _weighted(emulator: Emulator, stars: Any, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws of every star, their shares, and k-hat; stars that one round does not settle get more."""
     centre, root = _guess(emulator, stars)
-    n_label = centre.shape[1]
-    noise = _noise(rng, n_label)
-    draws, weight = map(np.array, _around(emulator, stars, centre, root, noise))
+    draws, weight = map(np.array, _around(emulator, stars, centre, root, _noise(rng, *centre.shape)))
     share, k_hat = _smooth(weight)
     for _ in range(ROUNDS - 1):
         poor = np.flatnonzero(~(k_hat <= K_HAT) | ~((share**2).sum(1) * N_DRAW <= 1.0 / LEAST))
@@ -131,14 +131,17 @@ def _weighted(emulator: Emulator, stars: Any, rng: np.random.Generator) -> tuple
             padded = np.resize(rows, AGAIN)
             centre, root = _closer(jnp.asarray(draws[padded]), jnp.asarray(weight[padded]))
             some = jax.tree.map(lambda leaf, padded=padded: leaf[padded], stars)
-            again = map(np.array, _around(emulator, some, centre, root, _noise(rng, n_label)))
+            again = map(np.array, _around(emulator, some, centre, root, _noise(rng, *centre.shape)))
             draws[rows], weight[rows] = (each[: len(rows)] for each in again)
             share[rows], k_hat[rows] = _smooth(weight[rows])
     return draws, share, k_hat
 
 
-def _noise(rng: np.random.Generator, n_label: int) -> Array:
-    return jnp.asarray(rng.normal(size=(N_DRAW, n_label)) / np.sqrt(rng.chisquare(DOF, size=(N_DRAW, 1)) / DOF))
+def _noise(rng: np.random.Generator, n_star: int, n_label: int) -> Array:
+    """Student t, every star's its own, so that stars share no error; each draw with its mirror image."""
+    half = (n_star, N_DRAW // 2)
+    t = rng.normal(size=(*half, n_label)) / np.sqrt(rng.chisquare(DOF, size=(*half, 1)) / DOF)
+    return jnp.asarray(np.concatenate([t, -t], axis=1))
 
 
 def _smooth(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,10 +154,10 @@ def _smooth(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @jax.jit
 def _around(emulator: Emulator, stars: Any, centre: Array, root: Array, noise: Array) -> tuple[Array, Array]:
-    def one(star: Any, at: Array, turn: Array) -> tuple[Array, Array]:
-        return weigh_around(lambda x: log_joint(emulator, x, star), at, turn, noise)
+    def one(star: Any, at: Array, turn: Array, t: Array) -> tuple[Array, Array]:
+        return weigh_around(lambda x: log_joint(emulator, x, star), at, turn, t)
 
-    return jax.vmap(one)(stars, centre, root)
+    return jax.vmap(one)(stars, centre, root, noise)
 
 
 @jax.jit
@@ -220,11 +223,14 @@ def _dataset(
     draws, share = found.get("draws", blank), found.get("share", np.ones((n_star, 1)))
     usable = found.get("why", np.zeros(0, str)) == ""
     mean = np.einsum("sd,sdl->sl", share, draws)
+    outside = 1.0 - sharing(known.typical, found.get("density", np.zeros(0)))
+    rank = sharing(known.usual, found.get("chi2", np.zeros(0)))
+    if n_star:
+        wider = np.exp(signs(rank, outside, mean) @ np.asarray(known.spread))
+        draws = mean[:, None] + (draws - mean[:, None]) * wider[:, None]
     left = (draws - mean[:, None]) * unit
     cov = np.einsum("sd,sdl,sdm->slm", share, left, left)
-    outside = 1.0 - sharing(known.typical, found.get("density", np.zeros(0)))
-    worse = 1.0 - sharing(known.usual, found.get("chi2", np.zeros(0)))
-    checks = {"misfit": worse < WORST, "extrapolation": outside > 1.0 - RARE}
+    checks = {"misfit": rank > 1.0 - WORST, "extrapolation": outside > 1.0 - RARE}
     if fast:
         checks["k_hat"] = ~(found.get("k_hat", np.zeros(0)) <= K_HAT)
     else:
@@ -239,6 +245,7 @@ def _dataset(
         "value": (("star", "label"), where(centre + unit * mean)),
         "covariance": (("star", "label", "label_2"), where(cov)),
         "chi2": ("star", where(found.get("chi2", np.zeros(0)))), "extrapolation": ("star", where(outside)),
+        "misfit_rank": ("star", where(rank)),
         "k_hat": ("star", where(found.get("k_hat", np.zeros(0)))),
         "flag": ("star", reason != ""), "reason": ("star", reason),
     }  # fmt: skip

@@ -24,6 +24,7 @@ from hbcal.evaluation import read_truth, summary
 from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.label import label_spectra
 from hbcal.numerics.label_density import label_density
+from hbcal.numerics.spread import fit_spread, n_sign, signs
 from hbcal.numerics.true_labels import true_labels
 from hbcal.spectra.container import Spectra, read_spectra
 
@@ -116,6 +117,8 @@ def train_emulator(
         else:
             emulator = train_full(known, mean[split.fit], spectra.flux[split.fit])
         emulator = _with_usual(emulator, spectra, split)
+        if method == "network":
+            emulator = _with_spread(emulator, spectra.take(split.unseen))
         told = _told(emulator, spectra, split.test)
         for label, each in told.items():
             say(f"test, {len(split.test)} stars, {label}: " + ", ".join(f"{k} {v:.4g}" for k, v in each.items()))
@@ -191,7 +194,8 @@ def _labels(spectra: Spectra, split: Split) -> tuple[Known, np.ndarray, np.ndarr
     density = label_density(inside)
     typical = np.sort(np.asarray(jax.lax.map(density.log_density, jnp.asarray(inside), batch_size=1024)))
     starts = inside[np.random.default_rng(0).permutation(len(inside))[:N_START]]
-    known = Known(centre, unit, density, typical, np.array([np.inf]), starts, spectra.wave, spectra.label_names)
+    usual, spread = np.array([np.inf]), np.zeros((n_sign(len(unit)), len(unit)))
+    known = Known(centre, unit, density, typical, usual, spread, starts, spectra.wave, spectra.label_names)
     return known, mean, root, np.sqrt(np.diag(left))
 
 
@@ -201,6 +205,17 @@ def _with_usual(emulator: Emulator, spectra: Spectra, split: Split) -> Emulator:
     found = label_spectra(emulator, spectra.take(rows), fast=True)
     usual = np.sort(found["chi2"].to_numpy())
     return replace(emulator, known=replace(emulator.known, usual=usual[np.isfinite(usual)]))  # type: ignore[type-var]
+
+
+def _with_spread(emulator: Emulator, unseen: Spectra) -> Emulator:
+    """The emulator whose posteriors are as wide as the labels of stars that no network saw ask for."""
+    found, known = label_spectra(emulator, unseen, fast=True), emulator.known
+    off = found["value"].to_numpy() - unseen.labels
+    var = np.einsum("sll->sl", found["covariance"].to_numpy()) + np.nan_to_num(unseen.labels_err) ** 2
+    x = (found["value"].to_numpy() - known.centre) / known.unit
+    told = signs(found["misfit_rank"].to_numpy(), found["extrapolation"].to_numpy(), x)
+    known = replace(known, spread=fit_spread(off / np.sqrt(var), told))
+    return replace(emulator, known=known)  # type: ignore[type-var]
 
 
 def _told(emulator: Emulator, spectra: Spectra, rows: np.ndarray) -> dict[str, dict[str, float]]:

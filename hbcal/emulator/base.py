@@ -23,6 +23,8 @@ class Known:
         density: of x, the default prior.
         typical: ln p(x) of training stars, sorted: what counts as outside.
         usual: misfit of training spectra, sorted: what counts as a misfit.
+        spread: log of the factor on a label's sd, linear in what `hbcal.numerics.spread.signs` says of a star,
+            (n_sign, n_label); zeros where a posterior needs none.
         starts: labels of some training stars, (n_start, n_label), among which a search for a mode begins.
         wave: (n_pix,).
         label_names: (n_label,).
@@ -33,6 +35,7 @@ class Known:
     density: LabelDensity
     typical: AnyArray
     usual: AnyArray
+    spread: AnyArray
     starts: AnyArray
     wave: AnyArray
     label_names: tuple[str, ...] = static()

@@ -33,7 +33,7 @@ class TrainSettings:
         every: epochs between two states on disk.
     """
 
-    epochs: int = 30
+    epochs: int = 45
     batch: int = 256
     rate: float = 2e-3
     decay: float = 1e-3
