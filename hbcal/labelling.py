@@ -12,13 +12,14 @@ from typing import Any
 import xarray as xr
 
 import hbcal
-from hbcal._errors import HbcalError, some
+from hbcal._errors import HbcalError
 from hbcal.catalogue.write import check_file
 from hbcal.emulator.base import Emulator
 from hbcal.emulator.files import MODEL, load_emulator
 from hbcal.folder import write_text
 from hbcal.label import BATCH, label_spectra
-from hbcal.spectra.container import Spectra, iter_spectra
+from hbcal.spectra.container import Spectra, agreeing, join
+from hbcal.spectra.formats import iter_any
 
 PIECE = 4 * BATCH  # spectra between two files on disk
 
@@ -39,7 +40,7 @@ def label_files(
 
     Args:
         model: folder of an emulator.
-        files: of the plain container, on the emulator's wavelengths.
+        files: of the plain container or any survey's format that is known, on the emulator's wavelengths.
         out: an ``.nc``; complete or absent. Beside it ``.<name>.pieces`` holds what is done until all is.
         fast, seed, keep_draws: of `hbcal.label.label_spectra`.
         resume: go on with a labelling that was interrupted; the result is the same to the bit.
@@ -74,10 +75,8 @@ def label_files(
         "fast": fast, "seed": seed, "keep_draws": keep_draws,
     }  # fmt: skip
     _begin(pieces, mark, resume=resume, overwrite=overwrite)
-    ids: set[str] = set()
     n_done = 0
-    for at, spectra in enumerate(iter_spectra(paths, PIECE)):
-        _refuse_again(ids, spectra)
+    for at, spectra in enumerate(_pieces(paths)):
         n_done += len(spectra.star)
         piece = pieces / f"{at:06d}.nc"
         if not piece.exists():
@@ -92,6 +91,19 @@ def label_files(
     _write(labels, out)
     shutil.rmtree(pieces)
     return labels
+
+
+def _pieces(files: Sequence[Path]) -> Iterator[Spectra]:
+    """Equally long pieces, whatever the files are cut into."""
+    held: list[Spectra] = []
+    for part in agreeing(iter_any(files)):
+        held.append(part)
+        while sum(len(each.star) for each in held) >= PIECE:
+            whole = join(held)
+            yield whole.take(slice(PIECE))
+            held = [whole.take(slice(PIECE, None))]
+    if held and (rest := join(held)).star.size:
+        yield rest
 
 
 def _labelled(emulator: Emulator, spectra: Spectra, at: int, fast: bool, seed: int, keep_draws: bool) -> xr.Dataset:
@@ -123,13 +135,6 @@ def _begin(pieces: Path, mark: dict[str, Any], *, resume: bool, overwrite: bool)
     shutil.rmtree(pieces, ignore_errors=True)
     pieces.mkdir()
     write_text(stated, json.dumps(mark))
-
-
-def _refuse_again(ids: set[str], spectra: Spectra) -> None:
-    again = [star for star in spectra.star.tolist() if star in ids]
-    if again:
-        raise HbcalError(f"{len(again)} star(s) appear in more than one file ({some(again)}): keep one spectrum each.")
-    ids.update(spectra.star.tolist())
 
 
 def _write(labels: xr.Dataset, path: Path) -> None:

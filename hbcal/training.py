@@ -26,7 +26,8 @@ from hbcal.label import label_spectra
 from hbcal.numerics.label_density import label_density
 from hbcal.numerics.spread import fit_spread, n_sign, signs
 from hbcal.numerics.true_labels import true_labels
-from hbcal.spectra.container import Spectra, read_spectra
+from hbcal.spectra.container import Spectra
+from hbcal.spectra.formats import read_any
 
 SETTINGS = NetworkSettings()
 METHODS = ("network", "quadratic")
@@ -58,7 +59,7 @@ def train_emulator(
     """Learn what spectra look like from their stars' labels, noise of spectra and labels included.
 
     Args:
-        spectra: with labels; or files of the plain container.
+        spectra: with labels; or files of the plain container or any survey's format that is known.
         out: folder of the emulator; must not hold anything unless `resume`.
         labels: table of labels by star, with errors in ``<label>_err``, instead of those of the spectra.
         method: ``"network"`` or ``"quadratic"``.
@@ -85,7 +86,7 @@ def train_emulator(
     if method not in METHODS:
         raise HbcalError(f"There is no method {method!r} of training an emulator{closest(method, METHODS)}.")
     if not isinstance(spectra, Spectra):
-        spectra = read_spectra([Path(file) for file in spectra], labels=labels is None)
+        spectra = read_any([Path(file) for file in spectra])
     if labels is not None:
         spectra = _with_labels(spectra, Path(labels))
     spectra, left_out = _usable(spectra, method)

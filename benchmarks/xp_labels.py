@@ -1,0 +1,152 @@
+"""Gaia XP spectra: train on four of the five shards, label the fifth, and calibrate what comes out against APOGEE.
+
+    python benchmarks/xp_labels.py [--test 4] [--keep FOLDER] [--nuts 512] [--out FILE.json]
+
+Printed are, for the emulator of networks and for the quadratic one, scatter and coverage per label (flux alone, no
+photometry), coverage in bins of G, Teff and [Fe/H], the time of training and the spectra per second of both ways of
+labelling; then half of the test stars are calibrated as a survey of their own against APOGEE, and the other half is put
+on APOGEE's scale by that run. Needs the spectra in HBCAL_TEST_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import hbcal
+from hbcal.emulator.files import ABOUT, load_emulator
+from hbcal.evaluation import summary
+from hbcal.label import label_spectra
+from hbcal.labelling import label_files
+from hbcal.recipe import parse_recipe
+from hbcal.spectra.container import Spectra, write_spectra
+from hbcal.spectra.formats import read_any
+from hbcal.training import train_emulator
+
+LABELS = {
+    "teff": ("K", 2500.0, 9000.0),
+    "logg": ("dex", -2.0, 7.0),
+    "fe_h": ("dex", -4.0, 2.0),
+    "alpha_m": ("dex", -2.0, 2.0),
+}
+
+
+def bins(found: Any, truth: Spectra) -> dict[str, float]:
+    """The largest departure of coverage from its claim over fifths of G, Teff and [Fe/H]."""
+    worst = {"within_68": 0.0, "within_95": 0.0}
+    by = {name: truth.labels[:, truth.label_names.index(name)] for name in ("teff", "fe_h")} | {"g": truth.about("g")}
+    for values in by.values():
+        edges = np.nanquantile(values, np.linspace(0, 1, 6))
+        for low, high in pairwise(edges):
+            here = (values >= low) & (values <= high)
+            told = summary(found.isel(star=here), truth.labels[here], truth.labels_err[here])
+            for name, claim in (("within_68", 0.683), ("within_95", 0.95)):
+                off = max(abs(told[label][name] - claim) for label in LABELS)
+                worst[name] = max(worst[name], off)
+    return worst
+
+
+def told(found: Any, truth: Spectra) -> dict[str, Any]:
+    result = summary(found, truth.labels, truth.labels_err)
+    result["bins, largest departure"] = bins(found, truth)
+    result["flagged"] = {"share": float(found["flag"].mean())}
+    return result
+
+
+def percentiles(values: Any) -> dict[str, float]:
+    return {f"{p}%": float(np.percentile(values, p)) for p in (1, 10, 50, 99)}
+
+
+def end_to_end(model: Path, test: Spectra, scratch: Path) -> dict[str, Any]:
+    """XP labels as a survey beside APOGEE, which is the anchor; half of the stars are left for the run to predict."""
+    write_spectra(test, scratch / "test.npz")
+    label_files(model, [scratch / "test.npz"], scratch / "xp.nc", fast=True)
+    fitted = np.arange(len(test.star)) % 2 == 0
+    rows = {"star": test.star[fitted]}
+    for l, name in enumerate(test.label_names):
+        rows |= {name: test.labels[fitted, l], f"{name}_err": test.labels_err[fitted, l]}
+    pd.DataFrame(rows).to_csv(scratch / "apogee.csv", index=False)
+    measured = [{"survey": "apogee", "label": n, "value": n, "error": f"{n}_err"} for n in LABELS]
+    unit_of = {name: 0.015 * (high - low) for name, (_, low, high) in LABELS.items()}
+    recipe = parse_recipe({
+        "name": "xp_apogee", "title": "labels from XP spectra against APOGEE",
+        "labels": {
+            n: {"unit": unit, "range": [low, high], "offset_sd": unit_of[n], "floor_scale": 0.3 * unit_of[n]}
+            for n, (unit, low, high) in LABELS.items()
+        },
+        "surveys": {"apogee": {"anchor": list(LABELS)}, "xp": {}},
+        "data": [
+            {"file": "apogee.csv", "layout": "wide", "measurements": measured},
+            {"file": "xp.nc", "layout": "labels", "survey": "xp"},
+        ],
+    })  # fmt: skip
+    run = hbcal.calibrate(recipe, scratch, scratch / "run")
+    applied = run.apply(scratch / "xp.nc", survey="xp").columns
+    result: dict[str, Any] = {"passed": run.passed}
+    for l, name in enumerate(test.label_names):
+        sd = np.hypot(applied[f"{name}_err"], test.labels_err[:, l])[~fitted]
+        z = (applied[name] - test.labels[:, l])[~fitted] / sd
+        z = z[np.isfinite(z)]
+        result[name] = {
+            "n": len(z), "within_68": float((np.abs(z) < 1).mean()), "within_95": float((np.abs(z) < 1.96).mean()),
+            "offset": float(run.posterior["offset"].sel(survey="xp", label=name).mean()),
+            "error_scale": float(run.posterior["error_scale"].sel(survey="xp", label=name).mean()),
+            "floor": float(run.posterior["floor"].sel(survey="xp", label=name).mean()),
+        }  # fmt: skip
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--test", type=int, default=4)
+    parser.add_argument("--keep", type=Path, help="where emulators are kept, and found again")
+    parser.add_argument("--nuts", type=int, default=512, help="stars that NUTS labels too")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    shards = [Path(os.environ["HBCAL_TEST_DATA"]) / "spectra" / f"gaia_xp_apogee_{k}.npz" for k in range(5)]
+    test = read_any([shards.pop(options.test)])
+    train = read_any(shards)
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        home = options.keep or scratch
+        for method in ("network", "quadratic"):
+            model, begun = home / f"xp_{method}", time.time()
+            if (model / ABOUT).exists():
+                emulator = load_emulator(model)
+            else:
+                emulator = train_emulator(train, model, method=method, resume=True, progress=lambda text: None)
+                result[f"{method}, training [s]"] = time.time() - begun
+            label_spectra(emulator, test.take(slice(600)), fast=True)  # compiled once
+            begun = time.time()
+            found = label_spectra(emulator, test, fast=True)
+            result[f"{method}, fast"] = told(found, test) | {"per second": len(test.star) / (time.time() - begun)}
+            print(method, json.dumps(result[f"{method}, fast"], indent=1), flush=True)
+            if method == "network" and options.nuts:
+                some = test.take(slice(options.nuts))
+                label_spectra(emulator, some, seed=1)
+                begun = time.time()
+                full = label_spectra(emulator, some)
+                result["network, NUTS"] = told(full, some) | {
+                    "per second": options.nuts / (time.time() - begun),
+                    "ess_bulk": percentiles(full["ess_bulk"]),
+                    "r_hat": percentiles(full["r_hat"]),
+                }  # fmt: skip
+                print("NUTS", json.dumps(result["network, NUTS"], indent=1), flush=True)
+        result["calibrated against APOGEE"] = end_to_end(home / "xp_network", test, scratch)
+    print(json.dumps(result, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
