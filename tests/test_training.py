@@ -1,0 +1,184 @@
+"""From the command line: train, label, evaluate, end to end; a training that is killed; and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hbcal import HbcalError
+from hbcal.cli import main
+from hbcal.emulator.files import ABOUT, MODEL, load_emulator
+from hbcal.emulator.train_network import NetworkSettings
+from hbcal.evaluation import evaluate
+from hbcal.label import label_spectra
+from hbcal.networks.train import TrainSettings
+from hbcal.spectra.container import write_spectra
+from hbcal.training import train_emulator
+
+SMALL = NetworkSettings(n_dim=5, n_lead=2, n_net=2, hidden=16, train=TrainSettings(epochs=20, batch=64, every=2))
+
+
+def hbcal_says(*words, monkeypatch):
+    """Exit status of a command."""
+    monkeypatch.setattr(sys, "argv", ["hbcal", *map(str, words)])
+    try:
+        main()
+    except SystemExit as done:
+        return int(done.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, tiny_spectra):
+    folder = tmp_path_factory.mktemp("spectra")
+    write_spectra(tiny_spectra(400, 5), folder / "train.npz")
+    write_spectra(replace(tiny_spectra(300, 6), labels_err=np.zeros((300, 2))), folder / "new.npz")
+    return folder
+
+
+def test_train_label_evaluate(home, monkeypatch, capsys):
+    words = ("train", "emulator", home / "train.npz", "--out", home / "model", "--method", "quadratic")
+    assert hbcal_says(*words, monkeypatch=monkeypatch) == 0
+    assert hbcal_says("label", home / "model", home / "new.npz", "--out", home / "x.nc", monkeypatch=monkeypatch) == 0
+    assert (
+        hbcal_says("evaluate", home / "x.nc", home / "new.npz", "--out", home / "report", monkeypatch=monkeypatch) == 0
+    )
+    assert "300 spectra" in capsys.readouterr().out
+    told = json.loads((home / "report" / "report.json").read_text())
+    assert 0.58 < told["all"]["joint"]["within_68"] < 0.78
+    assert {path.name for path in (home / "report").iterdir()} == {"report.json", "report.txt", "evaluation.png"}
+    about = json.loads((home / "model" / ABOUT).read_text())
+    assert about["n_star"] == {"fit": 340, "unseen": 40, "test": 20}
+    assert set(about["test"]) == {"teff", "fe_h", "joint"}
+
+
+def test_networks_end_to_end(tiny_spectra, tmp_path):
+    """Small ones, to see that everything fits together; what they are worth is measured on real spectra."""
+    emulator = train_emulator(tiny_spectra(800, 5), tmp_path / "net", settings=SMALL)
+    fresh = tiny_spectra(300, 6)
+    found = label_spectra(emulator, fresh, fast=True)
+    sd = (found["value"].to_numpy() - fresh.labels).std(axis=0)
+    assert (sd < 0.5 * fresh.labels.std(axis=0)).all()
+    full = label_spectra(emulator, fresh.take(slice(32)))
+    ok = (full["reason"].to_numpy() == "") & (found["reason"].to_numpy()[:32] == "")
+    unit = np.sqrt(np.einsum("sll->sl", full["covariance"].to_numpy()))
+    apart = np.abs(full["value"].to_numpy() - found["value"].to_numpy()[:32]) / unit
+    assert np.median(apart[ok]) < 0.3
+    again = label_spectra(load_emulator(tmp_path / "net"), fresh, fast=True)
+    np.testing.assert_array_equal(again["value"], found["value"])
+    assert (tmp_path / "net" / "curves.csv").read_text().startswith("network,epoch,loss,score")
+    assert not (tmp_path / "net" / "training").exists()
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+from hbcal.emulator.train_network import NetworkSettings
+from hbcal.networks.train import TrainSettings
+from hbcal.training import train_emulator
+small = NetworkSettings(n_dim=5, n_lead=2, n_net=2, hidden=16, train=TrainSettings(epochs=20, batch=64, every=2))
+home = Path(sys.argv[1])
+say = lambda text: print(text, flush=True)
+train_emulator([home / "train.npz"], home / sys.argv[2], resume=True, settings=small, progress=say)
+"""
+
+
+def test_a_training_that_is_killed_goes_on_to_the_same_emulator(home):
+    run = [sys.executable, "-c", TRAIN, str(home)]
+    with subprocess.Popen([*run, "killed"], stdout=subprocess.PIPE, text=True) as begun:
+        for line in begun.stdout:
+            if "network 2 of 2, epoch 7" in line:
+                os.kill(begun.pid, signal.SIGKILL)
+                break
+    assert not (home / "killed" / ABOUT).exists()
+    with pytest.raises(HbcalError, match="go on with --resume"):
+        load_emulator(home / "killed")
+    with pytest.raises(HbcalError, match="another seed"):
+        train_emulator([home / "train.npz"], home / "killed", resume=True, settings=SMALL, seed=3)
+    begun_at = time.time()
+    for name in ("killed", "whole"):
+        assert subprocess.run([*run, name], capture_output=True, check=False).returncode == 0
+    assert (home / "killed" / MODEL).stat().st_mtime > begun_at
+    assert (home / "killed" / MODEL).read_bytes() == (home / "whole" / MODEL).read_bytes()
+
+
+def altered(tiny_spectra, **arrays):
+    return replace(tiny_spectra(400, 5), **arrays)
+
+
+REFUSED = {
+    "no labels": (
+        lambda s: replace(s, labels=np.zeros((400, 0)), labels_err=np.zeros((400, 0)), label_names=()), {},
+        "training needs labels",
+    ),
+    "a label that does not vary": (
+        lambda s: replace(s, labels=s.labels * [1.0, 0.0]), {}, "'fe_h' is missing or the same",
+    ),
+    "too few for networks": (lambda s: s.take(slice(200)), {}, "200 of 200 spectra can train networks"),
+    "no such method": (lambda s: s, {"method": "quadratik"}, "did you mean 'quadratic'"),
+    "nothing but gaps": (lambda s: replace(s, flux=np.full((400, 6), np.nan)), {}, "need|needs"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_bad_training_spectra_get_one_sentence(what, tiny_spectra, tmp_path):
+    change, more, says = REFUSED[what]
+    with pytest.raises(HbcalError, match=says) as caught:
+        train_emulator(change(tiny_spectra(400, 5)), tmp_path / "model", **{"method": "network", **more})
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "model").exists()
+
+
+COMMANDS = {
+    "no such file": ("train", "emulator", "absent.npz", "--out", "m", "no such file"),
+    "an emulator that is none": ("label", "nowhere", "new.npz", "--out", "y.nc", "holds no emulator"),
+    "labels that are none": ("evaluate", "absent.nc", "new.npz", "--out", "r", "no such file of labels"),
+    "a table without labels": ("train", "emulator", "train.npz", "--labels", "t.csv", "--out", "m", "pairs of columns"),
+    "another kind of output": ("label", "model2", "new.npz", "--out", "y.csv", "unknown kind"),
+    "truth of other stars": ("evaluate", "z.nc", "t.csv", "--out", "r", "nothing can be compared"),
+    "truth without ids": ("evaluate", "z.nc", "u.csv", "--out", "r", "no column 'star'"),
+    "a torn file of labels": ("evaluate", "torn.nc", "new.npz", "--out", "r", "cannot be read as netCDF"),
+}
+
+
+@pytest.mark.parametrize("what", COMMANDS)
+def test_bad_commands_get_one_sentence(what, home, tiny_emulator, tiny_spectra, monkeypatch, capsys):
+    *words, says = COMMANDS[what]
+    monkeypatch.chdir(home)
+    (home / "t.csv").write_text("star,colour\nsomebody,0.5\n")
+    (home / "u.csv").write_text("name,fe_h\nsomebody,0.5\n")
+    if not (home / "z.nc").exists():
+        label_spectra(tiny_emulator, tiny_spectra(20, 6), fast=True).to_netcdf(home / "z.nc", engine="h5netcdf")
+    (home / "torn.nc").write_bytes((home / "z.nc").read_bytes()[:300])
+    assert hbcal_says(*words, monkeypatch=monkeypatch) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert says in said
+    assert said.startswith("hbcal: ")
+    assert not (home / words[words.index("--out") + 1]).exists()
+
+
+def test_labels_of_a_table_train_as_those_of_the_file(home, tiny_spectra, tmp_path):
+    spectra = tiny_spectra(400, 5)
+    rows = [f"{s},{a!r},10.0,{b!r},0.01" for s, (a, b) in zip(spectra.star, spectra.labels.tolist(), strict=True)]
+    (tmp_path / "labels.csv").write_text("\n".join(["star,teff,teff_err,fe_h,fe_h_err", *rows[::-1]]) + "\n")
+    emulator = train_emulator(
+        [home / "train.npz"], tmp_path / "model", labels=tmp_path / "labels.csv", method="quadratic"
+    )
+    np.testing.assert_allclose(emulator.known.unit, spectra.labels.std(axis=0), rtol=0.1)
+    assert emulator.known.label_names == ("teff", "fe_h")
+
+
+def test_coverage_is_told_in_bins_and_by_whatever_the_truth_holds(home, tmp_path, tiny_emulator, tiny_spectra):
+    spectra = tiny_spectra(300, 6)
+    label_spectra(tiny_emulator, spectra, fast=True).to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+    rows = [f"{s},{a},{b},{i}" for i, (s, (a, b)) in enumerate(zip(spectra.star, spectra.labels.tolist(), strict=True))]
+    (tmp_path / "truth.csv").write_text("\n".join(["star,teff,fe_h,g", *rows]) + "\n")
+    told = evaluate(tmp_path / "x.nc", tmp_path / "truth.csv", tmp_path / "report")
+    assert sum(name.startswith("g ") for name in told["bins"]) == 5
+    assert told["bins"]["g 0 to 59.8"]["teff"]["n"] == 60
