@@ -61,8 +61,8 @@ def fit_spread(z: np.ndarray, told: np.ndarray) -> np.ndarray:
 
         z_il / s_il ~ t_5,  ln s_il = signs_i . b_l,  b_l ~ N(0, 0.3^2) but for the constant
 
-    The constant is set last, so that the shares of stars within 1 and 1.96 sd come as near to 68.3% and 95% as one
-    number can bring both.
+    The constant is set last, so that of the shares of stars within 1 and 1.96 sd the one that is farther from 68.3% and
+    95% comes as near as one number can bring both.
 
     Args:
         z: residuals of stars with known labels in units of their sd, (n_star, n_label); NaN is left out.
@@ -95,7 +95,7 @@ def fit_spread(z: np.ndarray, told: np.ndarray) -> np.ndarray:
         ).x
         left = np.abs(z[ok, l]) * np.exp(-told[ok] @ found)
         steps = np.linspace(-0.7, 0.7, 281)
-        off = [sum(((left * np.exp(-step) < k).mean() - p) ** 2 for k, p in WANTED) for step in steps]
+        off = [max(abs((left * np.exp(-step) < k).mean() - p) for k, p in WANTED) for step in steps]
         found[0] += steps[int(np.argmin(off))]
         out[:, l] = found
     return out
