@@ -24,7 +24,7 @@ class ManySettings:
 
     chains: int = 4
     warmup: int = 60
-    draws: int = 150
+    draws: int = 200
     target_accept: float = 0.8
     max_tree_depth: int = 4
 
@@ -60,7 +60,7 @@ def sample_many(
         >>> at, root = jnp.zeros((2, 1)), jnp.ones((2, 1, 1))
         >>> draws, _ = sample_many(Task(program), "x", jnp.array([0.0, 4.0]), at, root, jax.random.PRNGKey(0))
         >>> draws.shape, draws.mean((1, 2, 3)).round(0).tolist()
-        ((2, 4, 150, 1), [0.0, 2.0])
+        ((2, 4, 200, 1), [0.0, 2.0])
     """
     potential = Potential(task)
 
