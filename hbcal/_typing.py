@@ -4,8 +4,8 @@
 slots whose survey is being calibrated · ``n_term`` design columns of a slot, the zero point first · ``n_coef`` free
 coefficients of a label · ``n_seen`` measurements of a star where all stars of a table have equally many ·
 ``n_hypothesis`` ways in which some of them may be outliers · ``n_survey``, ``n_label``, ``n_draw``, ``n_row`` as they
-say. Spectra: ``n_pix`` pixels · ``n_dim`` components of a spectrum · ``n_feature`` numbers that an emulator makes of labels ·
-``n_comp`` Gaussians of a mixture.
+say. Spectra: ``n_pix`` pixels · ``n_dim`` components of a spectrum · ``n_feature`` numbers that an emulator makes of
+labels · ``n_comp`` Gaussians of a mixture.
 """
 
 from __future__ import annotations
