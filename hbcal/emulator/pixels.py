@@ -47,17 +47,17 @@ class Hidden:
 
 @pytree
 class PixelEmulator(Emulator):
-    """f_p is N(w_p' phi(x + d), e_p^2 + s_p^2 + phi' U phi / b_p),  d_l ~ N(0, (1, x)' D_l (1, x)).
+    """f_p is N(w_p' phi(x + d), e_p^2 + s_p^2 + phi' U phi / b_p),  d_l = sum_a D_la psi_a(x).
 
     Two errors of the emulator: the weights' own, from the photon noise of the training spectra, independent from pixel
-    to pixel; and that of the labels' scale, from the errors of the training labels, which shifts and stretches all
-    pixels together and so cannot be averaged away.
+    to pixel; and that of the labels' scale, from the errors of the training labels, which shifts, stretches and bends all
+    pixels together and so is not averaged away by having many: psi = (1, x, x x'), see `hbcal.numerics.label_scale`.
 
     Attributes:
         known: `Known`.
         layer: w, s, U and b.
         features: phi, with a method ``of``.
-        scale: D, (n_label, 1 + n_label, 1 + n_label).
+        scale: covariance of D, (n_label, n_term, n_label, n_term).
     """
 
     known: Known
@@ -83,6 +83,27 @@ class PixelEmulator(Emulator):
     def _off(self, x: Array, star: PackedSpectrum) -> tuple[Array, Array]:
         phi = self.features.of(x)
         leverage = phi @ self.layer.spread @ phi
-        affine = jnp.concatenate([jnp.ones(1), x])
-        sd = jnp.sqrt(jnp.einsum("lab,a,b->l", self.scale, affine, affine) + 1e-20)
-        return off_by(moments(star, leverage, len(phi)), phi, jax.jacfwd(self.features.of)(x), sd)
+        root = scale_root(self.scale, x)
+        return off_by(moments(star, leverage, len(phi)), phi, jax.jacfwd(self.features.of)(x), root)
+
+
+def scale_root(scale: AnyArray, x: Float[Array, "n_label"]) -> Array:
+    """Root of the covariance, at some labels, of the emulator's label scale.
+
+    Args:
+        scale: D, (n_label, n_term, n_label, n_term); n_term of the features of `quadratic`, from the first on.
+        x: scaled labels.
+
+    Returns:
+        Lower triangular, (n_label, n_label).
+
+    Errors:
+        None.
+
+    Example:
+        >>> scale_root(0.04 * jnp.eye(2).reshape(2, 1, 2, 1), jnp.zeros(2)).round(3).tolist()
+        [[0.2, 0.0], [0.0, 0.2]]
+    """
+    terms = quadratic(x)[: scale.shape[1]]
+    cov = jnp.einsum("lamb,a,b->lm", jnp.asarray(scale), terms, terms)
+    return jnp.linalg.cholesky(cov + 1e-14 * jnp.eye(len(x)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,12 +12,15 @@ import numpy as np
 
 from hbcal._typing import Array
 from hbcal.emulator.base import Known
+from hbcal.emulator.full import quadratic
 from hbcal.emulator.pixels import PixelEmulator
+from hbcal.numerics.label_scale import label_scale
 from hbcal.numerics.packed_spectrum import PackedSpectrum, moments, pack_spectra
 from hbcal.numerics.pixel_layer import PixelLayer, pixel_layer
 from hbcal.numerics.true_labels import EXACT
 
 ROUNDS, SETTLED = 8, 0.1  # until labels move by less than this share of their sd
+MOST_TERMS = 100  # of the label scale; with more labels it shifts and stretches but does not bend
 GAUSS_NEWTON = 12
 
 
@@ -64,22 +68,22 @@ def train_pixels(
     told = np.where(there, noise**-2.0, 0.0)
     value = np.where(there, reported, 0.0)
     exact = bool(there.all() and (noise <= EXACT).all())
-    layer = None
+    n_term = quadratic(jnp.zeros(mean.shape[1])).shape[0]
+    n_term = n_term if mean.shape[1] * n_term <= MOST_TERMS else 1 + mean.shape[1]
+    layer, scale = None, np.zeros((mean.shape[1], 1) * 2)
     for number in range(1 if exact else ROUNDS):
         phi, spread = _moments_of(features, jnp.asarray(mean), jnp.asarray(cov))
         layer = pixel_layer(np.asarray(phi), None if exact else np.asarray(spread), flux, flux_err, start=layer)
         if exact:
             break
         before = mean
-        mean, cov, moved = _labels_given(features, layer, flux, flux_err, mean, value, told)
+        mean, cov, moved, scale = _labels_given(features, layer, flux, flux_err, mean, value, told, n_term)
         off = float(np.sqrt((((mean - before) ** 2) / np.einsum("ill->il", cov)).mean()))
         progress(f"training: round {number + 1}, labels moved by {off:.3f} sd, their scale by {moved:.4f}")
         if off < SETTLED:
             break
     assert layer is not None
-    affine = np.column_stack([np.ones(len(mean)), mean])
-    gram = np.einsum("il,ia,ib->lab", told, affine, affine) + 1e-6 * np.eye(affine.shape[1])
-    return PixelEmulator(known, layer, features, np.linalg.inv(gram)), mean, cov
+    return PixelEmulator(known, layer, features, scale), mean, cov
 
 
 @jax.jit
@@ -95,34 +99,36 @@ def _moments_of(features: Any, mean: Array, cov: Array) -> tuple[Array, Array]:
 
 def _labels_given(
     features: Any, layer: PixelLayer, flux: np.ndarray, err: np.ndarray, start: np.ndarray, value: np.ndarray,
-    told: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, float]:  # fmt: skip
-    """The true labels given weights, spectra and what was reported; and how far the scale of the labels moved."""
+    told: np.ndarray, n_term: int,
+) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:  # fmt: skip
+    """The true labels given weights, spectra and what was reported; how far the scale of the labels moved, and its covariance."""
     centre, wide = start.mean(axis=0), np.linalg.inv(np.cov(start.T).reshape(start.shape[1], -1))
     packed = pack_spectra(layer, flux, err, n_node=1)
-    at, info = map(np.asarray, _from_spectrum(features, packed, jnp.asarray(start), jnp.asarray(centre), jnp.asarray(wide)))
-    var = np.einsum("ill->il", np.linalg.inv(info + wide))
-    affine = np.column_stack([np.ones(len(at)), at])
-    shift = np.zeros_like(at)
-    for l in range(at.shape[1]):
-        weight = np.where(told[:, l] > 0, 1.0 / (1.0 / np.maximum(told[:, l], 1e-300) + var[:, l]), 0.0)
-        gram = (affine * weight[:, None]).T @ affine
-        shift[:, l] = affine @ np.linalg.solve(gram, affine.T @ (weight * (value[:, l] - at[:, l])))
-    alone = np.linalg.solve(info + 1e-9 * wide, ((info + wide) @ at[..., None]) - (wide @ centre)[None, :, None])[..., 0]
-    pull = np.einsum("ilm,im->il", info, alone + shift) + told * value + (wide @ centre)[None, :]
+    seen = np.isfinite(flux) & np.isfinite(layer.scatter)
+    variance = np.where(seen, err, 1.0) ** 2 + np.where(np.isfinite(layer.scatter), layer.scatter, 0.0)
+    doubt = np.where(seen, 1.0 / (layer.scale * variance), 0.0).sum(axis=1)  # E[w w'] - E[w] E[w'] = doubt U
+    at, phi, slope, gram = map(np.asarray, _from_spectrum(
+        features, packed, *map(jnp.asarray, (doubt, layer.spread, start, centre, wide))
+    ))  # fmt: skip
+    terms = np.asarray(jax.vmap(quadratic)(jnp.asarray(at)))[:, :n_term]
+    shift, _, scale = label_scale(terms, phi, slope, gram, doubt, told, value - at)
+    info = np.swapaxes(slope, 1, 2) @ (gram + doubt[:, None, None] * layer.spread) @ slope
+    # the spectrum's own vote: without the population, moved onto the scale of the reported labels
+    vote = np.einsum("ilm,im->il", info + wide, at) - wide @ centre + np.einsum("ilm,im->il", info, shift)
     precision = info + wide + told[:, :, None] * np.eye(at.shape[1])
-    mean = np.linalg.solve(precision, pull[..., None])[..., 0]
-    return mean, np.linalg.inv(precision), float(np.sqrt((shift**2).mean()))
+    mean = np.linalg.solve(precision, (vote + told * value + wide @ centre)[..., None])[..., 0]
+    return mean, np.linalg.inv(precision), float(np.sqrt((shift**2).mean())), scale
 
 
 @jax.jit
 def _from_spectrum(
-    features: Any, packed: PackedSpectrum, start: Array, centre: Array, wide: Array
-) -> tuple[Array, Array]:
-    """Labels of each star from its spectrum and a Gaussian population, and what the spectrum alone says of them."""
+    features: Any, packed: PackedSpectrum, doubt: Array, spread: Array, start: Array, centre: Array, wide: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Labels of each star from its spectrum and a Gaussian population; phi and its slope there, and sum_p w_p w_p' / v_p."""
 
-    def one(packed: PackedSpectrum, x: Array) -> tuple[Array, Array]:
-        found = moments(packed, jnp.zeros(()), layer_size)
+    def one(packed: PackedSpectrum, x: Array, extra: Array) -> tuple[Array, Array, Array, Array]:
+        sums = moments(packed, jnp.zeros(()), n_feature)
+        found = replace(sums, gram=sums.gram + extra * spread)  # E[w w'], not E[w] E[w]'
 
         def cost(x: Array) -> Array:
             phi, off = features.of(x), x - centre
@@ -140,8 +146,7 @@ def _from_spectrum(
             return (*kept, jnp.where(better, 0.1 * damp, 10.0 * damp)), None
 
         (x, _, _), _ = jax.lax.scan(step, (x, cost(x), jnp.asarray(1e-3)), None, length=GAUSS_NEWTON)
-        slope = jax.jacfwd(features.of)(x)
-        return x, slope.T @ found.gram @ slope
+        return x, features.of(x), jax.jacfwd(features.of)(x), sums.gram
 
-    layer_size = jax.eval_shape(features.of, start[0]).shape[0]
-    return jax.vmap(one)(packed, start)
+    n_feature = jax.eval_shape(features.of, start[0]).shape[0]
+    return jax.vmap(one)(packed, start, doubt)

@@ -146,11 +146,12 @@ def moments(packed: PackedSpectrum, leverage: Array, n_feature: int) -> Moments:
 
 
 def off_by(
-    found: Moments, phi: Float[Array, "n_feature"], slope: Float[Array, "n_feature n_label"], sd: Float[Array, "n_label"]
+    found: Moments, phi: Float[Array, "n_feature"], slope: Float[Array, "n_feature n_label"],
+    root: Float[Array, "n_label n_label"],
 ) -> tuple[Array, Array]:
-    """chi2 and ln det of a spectrum whose labels, too, are uncertain by sd on the emulator's scale.
+    """chi2 and ln det of a spectrum whose labels are uncertain, too, by N(0, root root') on the emulator's scale.
 
-        f - w' phi ~ N(0, V + A A'),   A = w' slope diag(sd)
+        f - w' phi ~ N(0, V + A A'),   A = w' slope root
 
     an error that all pixels share. By Woodbury's identity the sums over pixels are all that is needed.
 
@@ -158,7 +159,7 @@ def off_by(
         found: the sums.
         phi: features.
         slope: d phi / d labels.
-        sd: of the labels.
+        root: of the covariance of the labels.
 
     Returns:
         chi2 and ln det, numbers.
@@ -168,16 +169,16 @@ def off_by(
 
     Example:
         >>> found = Moments(jnp.eye(1), jnp.ones(1), jnp.ones(()), jnp.zeros(()))
-        >>> chi2, log_det = off_by(found, jnp.zeros(1), jnp.ones((1, 1)), jnp.ones(1))
+        >>> chi2, log_det = off_by(found, jnp.zeros(1), jnp.ones((1, 1)), jnp.eye(1))
         >>> round(float(chi2), 6), round(float(log_det), 6)  # one pixel of variance 1 + 1
         (0.5, 0.693147)
 
     Source: Woodbury 1950; the Sherman-Morrison-Woodbury identity.
     """
-    reach = slope * sd[None, :]
+    reach = slope @ root
     at = found.gram @ phi
     chi2 = found.square - 2.0 * found.cross @ phi + phi @ at
     pull = reach.T @ (found.cross - at)
-    root = jnp.linalg.cholesky(jnp.eye(len(sd)) + reach.T @ found.gram @ reach)
+    root = jnp.linalg.cholesky(jnp.eye(root.shape[1]) + reach.T @ found.gram @ reach)
     half = jax.scipy.linalg.solve_triangular(root, pull, lower=True)
     return chi2 - half @ half, found.log_det + 2.0 * jnp.log(jnp.diagonal(root)).sum()

@@ -6,6 +6,7 @@ import numpy as np
 
 from hbcal._pytree import pytree
 from hbcal._typing import AnyArray
+from hbcal.numerics.shrink import shrink
 
 RIDGE = 1e-6  # prior precision of a weight, in units of a training star's information
 BLOCK = 512  # pixels that are fitted at a time: bounds the memory
@@ -17,8 +18,8 @@ FEW = 2  # stars per feature: a pixel that fewer stars have is not used
 class PixelLayer:
     """Weights w_p of each pixel, with N(w_p' phi, e_p^2 + s_p^2 + phi' U phi / b_p) for a new spectrum's pixel p.
 
-    The posterior covariance of w_p is U_p = (sum_i phi_i phi_i' / (e_ip^2 + s_p^2))^-1. It is kept as a shape U that all
-    pixels share and a scale 1 / b_p each, so that a spectrum's density depends on its labels through phi and one number,
+    The posterior covariance U_p of w_p is kept as a shape U that all pixels share, that of sum_p U_p / v_p, and a scale
+    1 / b_p each, that of phi' U_p phi averaged over the training stars, so that a spectrum's density depends on its labels through phi and one number,
     phi' U phi, only: what lets `hbcal.numerics.packed_spectrum` forget the pixels.
 
     Attributes:
@@ -128,7 +129,8 @@ def pixel_layer(
         s_p:  sum_i (E[(f_ip - w_p' phi_i)^2] + phi_i' U_p phi_i) / v_ip^2 = sum_i 1 / v_ip
 
     the second line being the stationary point of the restricted likelihood, which counts what the weights took. The
-    expectations are over the labels of the training stars as far as they are known.
+    expectations are over the labels of the training stars as far as they are known. What comes back is the posterior of
+    w_p under a prior that all pixels have in common and tell themselves, see `hbcal.numerics.shrink`.
 
     Args:
         features: E[phi], (n_star, n_feature), of order one.
@@ -163,21 +165,22 @@ def pixel_layer(
     parts = [
         _block(features, second_packed, twice, extra, flux[:, at], flux_err[:, at], ridge, near[at]) for at in blocks
     ]
-    weights, scatter, reach, star_weight = (np.concatenate([part[k] for part in parts]) for k in range(4))
+    weights, scatter, cov, level = (np.concatenate([part[k] for part in parts]) for k in range(4))
     usable = np.isfinite(scatter)
-    # the shape: stars weighted as the average pixel weighs them
-    of_star = star_weight[usable].mean(axis=0) if usable.any() else np.ones(len(features))
-    gram = unpack(of_star @ second_packed, features.shape[1])
-    shape = np.linalg.inv(gram + ridge * max(of_star.mean(), 1e-300) * np.eye(len(gram)))
-    mean_leverage = float(np.einsum("if,fg,ig->i", features, shape, features).mean())
-    return PixelLayer(weights, scatter, shape, np.where(usable, mean_leverage / np.where(usable, reach, 1.0), 1.0))
+    if usable.any():
+        weights[usable], cov[usable] = shrink(weights[usable], cov[usable])
+    # the shape: that of the sum over pixels, which is what labels feel
+    shape = np.einsum("p,pfg->fg", usable / level, cov) / max(usable.sum(), 1)
+    typical = pack_twice(second).mean(axis=0)
+    reach = np.maximum(pack(cov) @ typical, 1e-300)
+    return PixelLayer(weights, scatter, shape, np.where(usable, (pack(shape) @ typical) / reach, 1.0))
 
 
 def _block(
     features: np.ndarray, second: np.ndarray, twice: np.ndarray, extra: np.ndarray | None, flux: np.ndarray,
     err: np.ndarray, ridge: float, near: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Weights, scatter, mean of phi' U_p phi over all stars, and each star's share of the weight, for some pixels."""
+    """Weights, scatter, covariance of the weights and typical variance of a flux, for some pixels."""
     n_feature = features.shape[1]
     seen = np.isfinite(flux) & np.isfinite(err)
     y, noise = np.where(seen, flux, 0.0), np.where(seen, err, 1.0) ** 2
@@ -199,5 +202,5 @@ def _block(
         before, scatter = scatter, np.maximum(scatter + move, 0.0)
         if (np.abs(scatter - before) <= SETTLED * (level + scatter))[enough].all():
             break
-    total = np.maximum(weight.sum(axis=0), 1e-300)
-    return np.where(enough[:, None], w, 0.0), np.where(enough, scatter, np.inf), leverage.mean(axis=0), (weight / total).T
+    w, cov = np.where(enough[:, None], w, 0.0), np.where(enough[:, None, None], cov, 0.0)
+    return w, np.where(enough, scatter, np.inf), cov, level + scatter
