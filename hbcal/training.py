@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from hbcal._errors import HbcalError, closest
 from hbcal.emulator.base import Emulator, Known, sharing, stretched
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
 from hbcal.emulator.full import train_full
+from hbcal.emulator.independent import CORRELATED, neighbours_correlate, train_independent
 from hbcal.emulator.train_network import NetworkSettings, train_networks
 from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.label import label_spectra
@@ -27,6 +29,7 @@ from hbcal.numerics.true_labels import true_labels
 from hbcal.spectra.container import Spectra, read_spectra
 
 METHODS = ("network", "quadratic")
+NOISE = ("auto", "independent", "correlated")
 UNSEEN, TEST = 0.1, 0.05  # of the stars: to stop and temper the training, and to say how good it is
 LEAST = 300  # stars, to train networks on
 N_LINEAR, N_START = 30, 500
@@ -46,6 +49,7 @@ def train_emulator(
     out: str | Path,
     *,
     method: str = "network",
+    noise: str = "auto",
     seed: int = 0,
     resume: bool = False,
     settings: NetworkSettings = NetworkSettings(),
@@ -57,6 +61,9 @@ def train_emulator(
         spectra: with labels; or files of the plain container.
         out: folder of the emulator; must not hold anything unless `resume`.
         method: ``"network"`` or ``"quadratic"``.
+        noise: ``"independent"`` where each pixel's error stands for itself, ``"correlated"`` where what is left over has a
+            covariance to be learned, as with Gaia XP; ``"auto"`` decides by how residuals of neighbouring pixels of unseen
+            stars correlate, see `hbcal.emulator.independent.neighbours_correlate`.
         seed: of split, start and order.
         resume: go on with a training that was interrupted.
         settings: of the networks.
@@ -79,13 +86,19 @@ def train_emulator(
     check_out(out, resume=resume)
     if method not in METHODS:
         raise HbcalError(f"There is no method {method!r} of training an emulator{closest(method, METHODS)}.")
+    if noise not in NOISE:
+        raise HbcalError(f"There is no noise {noise!r} of an emulator{closest(noise, NOISE)}.")
     if not isinstance(spectra, Spectra):
         spectra = read_spectra([Path(file) for file in spectra], labels=True)
-    spectra, left_out = _usable(spectra, method)
+    if noise == "auto":
+        alike = neighbours_correlate(spectra.flux, spectra.flux_err, spectra.labels)
+        noise = "correlated" if alike > CORRELATED else "independent"
+        say(f"residuals of neighbouring pixels correlate by {alike:.2f}: noise is {noise}")
+    spectra, left_out = _usable(spectra, method, noise)
     for reason, n in left_out.items():
         say(f"left out: {n}, {reason}")
     mark = {
-        "hbcal": __version__, "method": method, "seed": seed, "settings": asdict(settings),
+        "hbcal": __version__, "method": method, "noise": noise, "seed": seed, "settings": asdict(settings),
         "data": identity({k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "labels", "labels_err")}),
     }  # fmt: skip
     _refuse_another(out, mark)
@@ -98,9 +111,12 @@ def train_emulator(
         (out / "training").mkdir(exist_ok=True)
         write_text(out / "training" / "mark.json", json.dumps(mark, indent=1))
         split = _split(len(spectra.star), seed)
-        known, mean, root, width = _labels(spectra, split)
+        known, mean, root, width = _labels(spectra, split, noise)
         say(f"training on {len(split.fit)} stars, {len(split.unseen)} to stop by, {len(split.test)} to test")
-        if method == "network":
+        emulator: Emulator
+        if noise == "independent":
+            emulator = train_independent(known, mean, root, spectra, split.fit, method, seed=seed, progress=say)
+        elif method == "network":
             emulator, curves = train_networks(
                 known, spectra.flux, spectra.flux_err, mean, root, width, split.unseen, split.fit,
                 replace(settings, train=replace(settings.train, seed=seed)), folder=out / "training", progress=say,
@@ -121,11 +137,14 @@ def train_emulator(
     return emulator
 
 
-def _usable(spectra: Spectra, method: str) -> tuple[Spectra, dict[str, int]]:
+def _usable(spectra: Spectra, method: str, noise: str) -> tuple[Spectra, dict[str, int]]:
     """Stars that can train, the others counted by reason."""
     if not spectra.label_names:
         raise HbcalError("The spectra have no labels: training needs labels, labels_err and label_names.")
-    whole = np.isfinite(stretched(spectra.flux)).all(axis=1)
+    if noise == "independent":
+        whole = np.isfinite(spectra.flux).sum(axis=1) > len(spectra.label_names)
+    else:
+        whole = np.isfinite(stretched(spectra.flux)).all(axis=1)
     told = np.isfinite(spectra.labels).any(axis=1)
     keep = whole & told
     left_out = {
@@ -152,14 +171,16 @@ def _split(n_star: int, seed: int) -> Split:
     return Split(order[n_unseen + n_test :], order[:n_unseen], order[n_unseen : n_unseen + n_test])
 
 
-def _labels(spectra: Spectra, split: Split) -> tuple[Known, np.ndarray, np.ndarray, np.ndarray]:
+def _labels(spectra: Spectra, split: Split, noise: str) -> tuple[Known, np.ndarray, np.ndarray, np.ndarray]:
     """What is known of the training stars; their true labels as means and roots; labels' sd given a spectrum."""
     centre, unit = np.nanmean(spectra.labels[split.fit], axis=0), np.nanstd(spectra.labels[split.fit], axis=0)
-    y = stretched(spectra.flux)
-    y -= y[split.fit].mean(axis=0)
+    y = spectra.flux if noise == "independent" else stretched(spectra.flux)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a pixel that no star has
+        y = y - np.nanmean(y[split.fit], axis=0)
+    y = np.where(np.isfinite(y), y, 0.0)
     n_linear = min(N_LINEAR, len(split.fit) // 20 + 1, y.shape[1])
-    basis = np.linalg.svd(y[split.fit], full_matrices=False)[2][:n_linear].T
-    seen = y @ basis
+    seen = y @ _directions(y[split.fit], n_linear)
     seen /= np.maximum(seen[split.fit].std(axis=0), 1e-12)
     mean, cov, left = true_labels((spectra.labels - centre) / unit, spectra.labels_err / unit, seen)
     root = np.linalg.cholesky(cov)
@@ -169,6 +190,14 @@ def _labels(spectra: Spectra, split: Split) -> tuple[Known, np.ndarray, np.ndarr
     starts = inside[np.random.default_rng(0).permutation(len(inside))[:N_START]]
     known = Known(centre, unit, density, typical, np.array([np.inf]), starts, spectra.wave, spectra.label_names)
     return known, mean, root, np.sqrt(np.diag(left))
+
+
+def _directions(y: np.ndarray, n: int) -> np.ndarray:
+    """The first principal directions, (n_pix, n), by whichever of the two Gram matrices is smaller."""
+    if y.shape[0] >= y.shape[1]:
+        return np.linalg.eigh(y.T @ y)[1][:, : -n - 1 : -1]
+    found = y.T @ np.linalg.eigh(y @ y.T)[1][:, : -n - 1 : -1]
+    return found / np.maximum(np.linalg.norm(found, axis=0), 1e-300)
 
 
 def _with_usual(emulator: Emulator, spectra: Spectra, split: Split) -> Emulator:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 ROUNDS, SETTLED = 40, 1e-3
-MOST = 1500  # vectors that the distribution is fitted to
-KINDS = (0.0, 0.4, 0.7, 0.9, 1.0)  # quantiles of the signal between which the components begin
+MOST = 10000  # vectors that the distribution is fitted to
+KINDS = (0.0, 0.5, 1.0)  # quantiles of the signal between which the components begin
 FLOOR = 1e-3  # of a component's variance, in units of the mean noise
 EACH = 20  # vectors per dimension, for a full covariance
 
