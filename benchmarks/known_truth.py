@@ -67,7 +67,9 @@ def observed(world: Giants, labels: np.ndarray, sn: float, rng: np.random.Genera
     return Spectra(world.wave, flux, np.full_like(flux, 1.0 / sn), ids, reported, err, world.names)
 
 
-def told(labels: np.ndarray, truth: np.ndarray, cov: np.ndarray, bound: np.ndarray, inside: np.ndarray, names: tuple) -> None:
+def told(
+    labels: np.ndarray, truth: np.ndarray, cov: np.ndarray, bound: np.ndarray, inside: np.ndarray, names: tuple
+) -> None:
     """One line per label, and one for the joint regions."""
     off = (labels - truth)[inside]
     cov, bound = cov[inside], bound[inside]
@@ -108,7 +110,14 @@ def giants(args: argparse.Namespace) -> None:
             found = label_spectra(emulator, seen, fast=fast)
             print(f"  {'fast' if fast else 'NUTS'}: {len(test) / (time.time() - begin):.1f} spectra/s, flagged "
                   f"{100 * found['flag'].to_numpy().mean():.1f}%, chi2 {found['chi2'].to_numpy().mean():.4f}")  # fmt: skip
-            told(found["value"].to_numpy(), test, found["covariance"].to_numpy(), world.bound(test, sn), inside, world.names)
+            told(
+                found["value"].to_numpy(),
+                test,
+                found["covariance"].to_numpy(),
+                world.bound(test, sn),
+                inside,
+                world.names,
+            )
 
 
 def moog(args: argparse.Namespace) -> None:
@@ -129,9 +138,11 @@ def moog(args: argparse.Namespace) -> None:
     test, train = order[: len(order) // 6], order[len(order) // 6 :]
     for sn in args.sn:
         noisy = flux + rng.normal(size=flux.shape) / sn
+
         def of(rows: np.ndarray, noisy: np.ndarray = noisy, sn: float = sn) -> Spectra:
             return Spectra(wave, noisy[rows], np.full_like(noisy[rows], 1.0 / sn), rows.astype(str), labels[rows],
                            np.zeros_like(labels[rows]), names)  # fmt: skip
+
         begin = time.time()
         with tempfile.TemporaryDirectory() as folder:
             emulator = train_emulator(of(train), Path(folder) / "model", method=args.method, noise="independent",

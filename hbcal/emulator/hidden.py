@@ -79,7 +79,9 @@ def train_hidden(
     def off(net: Net, batch: dict[str, Array]) -> Array:
         return ((net(batch["x"]) - batch["z"]) ** 2).mean()
 
-    curve = fit(net, lambda net, batch, key: off(net, batch), lambda net: -off(net, held), data, replace(settings, seed=seed))
+    curve = fit(
+        net, lambda net, batch, key: off(net, batch), lambda net: -off(net, held), data, replace(settings, seed=seed)
+    )
     progress(f"training: features of the labels, {len(curve)} epochs, unseen stars off by {-curve[:, 1].max():.3g}")
     leaves = (net.first.kernel, net.first.bias, net.last.kernel, net.last.bias)
     return Hidden(*(np.asarray(leaf[...], float) for leaf in leaves))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from hbcal.emulator.base import Emulator, Known
 from hbcal.emulator.full import quadratic
 from hbcal.numerics.packed_spectrum import PackedSpectrum, moments, off_by, pack_spectra
 from hbcal.numerics.pixel_layer import PixelLayer
+
+GAUSS_NEWTON = 12
 
 
 @pytree
@@ -80,6 +83,25 @@ class PixelEmulator(Emulator):
         """chi2 per pixel."""
         return self._off(x, star)[0] / jnp.maximum(star.n_seen, 1.0)
 
+    def guess(self, stars: PackedSpectrum) -> tuple[Array, Array]:
+        """Gauss-Newton from the training star with the nearest spectrum: centres, and roots of the covariances."""
+        starts, spread = jnp.asarray(self.known.starts), jnp.asarray(self.layer.spread)
+        n_feature, n_label = self.layer.weights.shape[1], starts.shape[1]
+        phi = jax.vmap(self.features.of)(starts)
+        upper = np.triu_indices(n_feature)
+        pairs = (phi[:, :, None] * phi[:, None, :])[:, upper[0], upper[1]] * jnp.where(upper[0] == upper[1], 1.0, 2.0)[
+            None
+        ]
+        signs = (-1.0) ** np.arange(stars.series.shape[1])  # the series where there is no leverage
+        sums = jnp.einsum("k,skm->sm", signs, stars.series)
+        chi2 = sums[:, : pairs.shape[1]] @ pairs.T - 2.0 * sums[:, pairs.shape[1] : -2] @ phi.T
+        start, centre = starts[jnp.argmin(chi2, axis=1)], starts.mean(axis=0)
+        wide = jnp.linalg.inv(jnp.cov(starts.T).reshape(n_label, n_label) + 1e-9 * jnp.eye(n_label))
+        at, _, slope, gram = from_spectrum(self.features, stars, jnp.zeros(len(sums)), spread, start, centre, wide)
+        scale = jax.vmap(lambda x: scale_root(self.scale, x))(at)
+        cov = jnp.linalg.inv(jnp.swapaxes(slope, 1, 2) @ gram @ slope + wide[None]) + scale @ jnp.swapaxes(scale, 1, 2)
+        return at, jnp.linalg.cholesky(cov)
+
     def _off(self, x: Array, star: PackedSpectrum) -> tuple[Array, Array]:
         phi = self.features.of(x)
         leverage = phi @ self.layer.spread @ phi
@@ -107,3 +129,59 @@ def scale_root(scale: AnyArray, x: Float[Array, "n_label"]) -> Array:
     terms = quadratic(x)[: scale.shape[1]]
     cov = jnp.einsum("lamb,a,b->lm", jnp.asarray(scale), terms, terms)
     return jnp.linalg.cholesky(cov + 1e-14 * jnp.eye(len(x)))
+
+
+@jax.jit
+def from_spectrum(
+    features: Any, packed: PackedSpectrum, doubt: Array, spread: Array, start: Array, centre: Array, wide: Array
+) -> tuple[Array, Array, Array, Array]:
+    """The likeliest labels of each star given its spectrum and a Gaussian population.
+
+    Args:
+        features: phi.
+        packed: spectra.
+        doubt, spread: E[w w'] - E[w] E[w'], summed over a spectrum's pixels, is doubt times spread.
+        start: labels to begin with, (n_star, n_label).
+        centre, wide: mean and precision of the population.
+
+    Returns:
+        Labels, phi and its slope there, and sum_p w_p w_p' / v_p.
+
+    Errors:
+        None.
+
+    Example:
+        >>> emulator = tiny_pixels()
+        >>> packed, _ = emulator.read(tiny_spectra().flux, tiny_spectra().flux_err)
+        >>> told = from_spectrum(
+        ...     emulator.features, packed, jnp.zeros(400), jnp.eye(6), jnp.zeros((400, 2)), jnp.zeros(2), jnp.eye(2))
+        >>> told[0].shape
+        (400, 2)
+
+    Source: Levenberg 1944, Quarterly of Applied Mathematics 2, 164; Marquardt 1963, SIAM J. Appl. Math. 11, 431.
+    """
+
+    def one(packed: PackedSpectrum, x: Array, extra: Array) -> tuple[Array, Array, Array, Array]:
+        sums = moments(packed, jnp.zeros(()), n_feature)
+        found = replace(sums, gram=sums.gram + extra * spread)  # E[w w'], not E[w] E[w]'
+
+        def cost(x: Array) -> Array:
+            phi, off = features.of(x), x - centre
+            return found.square - 2.0 * found.cross @ phi + phi @ found.gram @ phi + off @ wide @ off
+
+        def step(state: tuple[Array, Array, Array], _: Any) -> tuple[tuple[Array, Array, Array], None]:
+            x, here, damp = state
+            phi, slope = features.of(x), jax.jacfwd(features.of)(x)
+            curve = slope.T @ found.gram @ slope + wide
+            pull = slope.T @ (found.cross - found.gram @ phi) - wide @ (x - centre)
+            there = x + jnp.linalg.solve(curve + damp * jnp.diag(jnp.diagonal(curve)), pull)
+            new = cost(there)
+            better = new <= here
+            kept = (jnp.where(better, there, x), jnp.where(better, new, here))
+            return (*kept, jnp.where(better, 0.1 * damp, 10.0 * damp)), None
+
+        (x, _, _), _ = jax.lax.scan(step, (x, cost(x), jnp.asarray(1e-3)), None, length=GAUSS_NEWTON)
+        return x, features.of(x), jax.jacfwd(features.of)(x), sums.gram
+
+    n_feature = jax.eval_shape(features.of, start[0]).shape[0]
+    return jax.vmap(one)(packed, start, doubt)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,15 +12,14 @@ import numpy as np
 from hbcal._typing import Array
 from hbcal.emulator.base import Known
 from hbcal.emulator.full import quadratic
-from hbcal.emulator.pixels import PixelEmulator
+from hbcal.emulator.pixels import PixelEmulator, from_spectrum
 from hbcal.numerics.label_scale import label_scale
-from hbcal.numerics.packed_spectrum import PackedSpectrum, moments, pack_spectra
+from hbcal.numerics.packed_spectrum import pack_spectra
 from hbcal.numerics.pixel_layer import PixelLayer, pixel_layer
 from hbcal.numerics.true_labels import EXACT
 
-ROUNDS, SETTLED = 8, 0.1  # until labels move by less than this share of their sd
+ROUNDS, SETTLED = 10, 0.05  # until labels move by less than this share of their sd
 MOST_TERMS = 100  # of the label scale; with more labels it shifts and stretches but does not bend
-GAUSS_NEWTON = 12
 
 
 def train_pixels(
@@ -107,7 +105,7 @@ def _labels_given(
     seen = np.isfinite(flux) & np.isfinite(layer.scatter)
     variance = np.where(seen, err, 1.0) ** 2 + np.where(np.isfinite(layer.scatter), layer.scatter, 0.0)
     doubt = np.where(seen, 1.0 / (layer.scale * variance), 0.0).sum(axis=1)  # E[w w'] - E[w] E[w'] = doubt U
-    at, phi, slope, gram = map(np.asarray, _from_spectrum(
+    at, phi, slope, gram = map(np.asarray, from_spectrum(
         features, packed, *map(jnp.asarray, (doubt, layer.spread, start, centre, wide))
     ))  # fmt: skip
     terms = np.asarray(jax.vmap(quadratic)(jnp.asarray(at)))[:, :n_term]
@@ -118,35 +116,3 @@ def _labels_given(
     precision = info + wide + told[:, :, None] * np.eye(at.shape[1])
     mean = np.linalg.solve(precision, (vote + told * value + wide @ centre)[..., None])[..., 0]
     return mean, np.linalg.inv(precision), float(np.sqrt((shift**2).mean())), scale
-
-
-@jax.jit
-def _from_spectrum(
-    features: Any, packed: PackedSpectrum, doubt: Array, spread: Array, start: Array, centre: Array, wide: Array
-) -> tuple[Array, Array, Array, Array]:
-    """Labels of each star from its spectrum and a Gaussian population; phi and its slope there, and sum_p w_p w_p' / v_p."""
-
-    def one(packed: PackedSpectrum, x: Array, extra: Array) -> tuple[Array, Array, Array, Array]:
-        sums = moments(packed, jnp.zeros(()), n_feature)
-        found = replace(sums, gram=sums.gram + extra * spread)  # E[w w'], not E[w] E[w]'
-
-        def cost(x: Array) -> Array:
-            phi, off = features.of(x), x - centre
-            return found.square - 2.0 * found.cross @ phi + phi @ found.gram @ phi + off @ wide @ off
-
-        def step(state: tuple[Array, Array, Array], _: Any) -> tuple[tuple[Array, Array, Array], None]:
-            x, here, damp = state
-            phi, slope = features.of(x), jax.jacfwd(features.of)(x)
-            curve = slope.T @ found.gram @ slope + wide
-            pull = slope.T @ (found.cross - found.gram @ phi) - wide @ (x - centre)
-            there = x + jnp.linalg.solve(curve + damp * jnp.diag(jnp.diagonal(curve)), pull)
-            new = cost(there)
-            better = new <= here
-            kept = (jnp.where(better, there, x), jnp.where(better, new, here))
-            return (*kept, jnp.where(better, 0.1 * damp, 10.0 * damp)), None
-
-        (x, _, _), _ = jax.lax.scan(step, (x, cost(x), jnp.asarray(1e-3)), None, length=GAUSS_NEWTON)
-        return x, features.of(x), jax.jacfwd(features.of)(x), sums.gram
-
-    n_feature = jax.eval_shape(features.of, start[0]).shape[0]
-    return jax.vmap(one)(packed, start, doubt)

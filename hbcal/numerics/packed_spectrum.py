@@ -146,7 +146,9 @@ def moments(packed: PackedSpectrum, leverage: Array, n_feature: int) -> Moments:
 
 
 def off_by(
-    found: Moments, phi: Float[Array, "n_feature"], slope: Float[Array, "n_feature n_label"],
+    found: Moments,
+    phi: Float[Array, "n_feature"],
+    slope: Float[Array, "n_feature n_label"],
     root: Float[Array, "n_label n_label"],
 ) -> tuple[Array, Array]:
     """chi2 and ln det of a spectrum whose labels are uncertain, too, by N(0, root root') on the emulator's scale.

@@ -190,7 +190,10 @@ def _block(
     identity = np.eye(n_feature)
     for _ in range(STEPS):
         weight = seen / (noise + scatter)
-        gram = unpack(weight.T @ second, n_feature) + np.where(enough, ridge * weight.mean(axis=0), 1.0)[:, None, None] * identity
+        gram = (
+            unpack(weight.T @ second, n_feature)
+            + np.where(enough, ridge * weight.mean(axis=0), 1.0)[:, None, None] * identity
+        )
         cov = np.linalg.inv(gram)
         w = np.einsum("pfg,pg->pf", cov, (weight * y).T @ features)
         leverage = twice @ pack(cov).T

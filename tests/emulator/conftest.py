@@ -34,7 +34,9 @@ def make_world(seed=0, n_pix=300):
         err = np.broadcast_to(label_err * scale, labels.shape).copy()
         ids = np.array([f"s{i}" for i in range(n)])
         names = ("teff", "logg", "fe_h")
-        seen = Spectra(wave, flux, np.full_like(flux, noise), ids, labels + err * rng.normal(size=err.shape), err, names)
+        seen = Spectra(
+            wave, flux, np.full_like(flux, noise), ids, labels + err * rng.normal(size=err.shape), err, names
+        )
         return seen, labels
 
     return SimpleNamespace(wave=wave, strength=strength, scale=scale, centre=centre, clean=clean, observe=observe)

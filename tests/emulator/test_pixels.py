@@ -28,7 +28,11 @@ def test_its_density_is_that_of_its_pixels(world, trained):
     def dense(x):
         phi = np.asarray(quadratic(jnp.asarray(x)))
         v = seen.flux_err[0] ** 2 + layer.scatter + phi @ layer.spread @ phi / layer.scale
-        a = layer.weights @ np.asarray(jax.jacfwd(quadratic)(jnp.asarray(x))) @ scale_root(trained.scale, jnp.asarray(x))
+        a = (
+            layer.weights
+            @ np.asarray(jax.jacfwd(quadratic)(jnp.asarray(x)))
+            @ scale_root(trained.scale, jnp.asarray(x))
+        )
         return multivariate_normal(layer.weights @ phi, np.diag(v) + a @ a.T).logpdf(seen.flux[0])
 
     told = [float(trained.log_likelihood(jnp.asarray(each), star)) for each in x]

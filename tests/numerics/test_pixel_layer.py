@@ -34,8 +34,10 @@ def test_each_pixel_is_weighted_least_squares(planted):
     for p in (0, 17, 39):
         weight = 1.0 / (err[:, p] ** 2 + scatter[p])
         dense = np.linalg.inv((phi * weight[:, None]).T @ phi + RIDGE * weight.mean() * np.eye(3))
-        np.testing.assert_allclose(cov[p], dense, rtol=1e-4)  # but for the last step of the scatter
-        np.testing.assert_allclose(w[p], dense @ (phi * weight[:, None]).T @ flux[:, p], rtol=1e-4)  # but for the last step of the scatter
+        np.testing.assert_allclose(cov[p], dense, rtol=1e-4)
+        np.testing.assert_allclose(
+            w[p], dense @ (phi * weight[:, None]).T @ flux[:, p], rtol=1e-4
+        )  # but for the last step of the scatter
 
 
 def test_scatter_is_the_maximum_of_the_restricted_likelihood(planted):
@@ -71,7 +73,8 @@ def test_a_pixel_that_few_stars_have_is_not_used(planted):
     flux[4:, 7] = np.nan
     layer = pixel_layer(phi, None, flux, err)
     assert np.isinf(layer.scatter[7])
-    assert np.isfinite(layer.weights).all() and np.isfinite(layer.scale).all()
+    assert np.isfinite(layer.weights).all()
+    assert np.isfinite(layer.scale).all()
 
 
 def test_shrunken_weights_add_up_to_the_right_information():
