@@ -31,8 +31,8 @@ def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndar
 
         median over pixels p of corr(z_p, z_p+1),   z_ip = (f_ip - w_p' phi(x_i)) / sqrt(e_ip^2 + s_p^2)
 
-    over stars that the weights were not fitted to. Errors of labels, too, make neighbours correlate, but hardly: they are
-    a few numbers per star.
+    over stars that the weights were not fitted to. Errors of labels, too, make neighbours correlate: what any other labels
+    would explain, that is, what of a star's z is along the weights, is taken out before.
 
     Args:
         flux, flux_err: (n_star, n_pix), NaN where missing.
@@ -62,13 +62,20 @@ def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndar
     x = labels[rows]
     phi = np.asarray(jax.vmap(quadratic)(jnp.asarray((x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-300))))
     half = len(rows) // 2
-    left = []
-    for pixels in (first, first + 1):
-        y, err = flux[np.ix_(rows, pixels)], flux_err[np.ix_(rows, pixels)]
-        layer = pixel_layer(phi[:half], None, y[:half], err[:half])
-        left.append((y[half:] - phi[half:] @ layer.weights.T) / np.sqrt(err[half:] ** 2 + layer.scatter))
-    both = np.isfinite(left[0]) & np.isfinite(left[1])
-    a, b = (np.where(both, each, 0.0) for each in left)
+    pixels = np.concatenate([first, first + 1])
+    y, err = flux[np.ix_(rows, pixels)], flux_err[np.ix_(rows, pixels)]
+    layer = pixel_layer(phi[:half], None, y[:half], err[:half])
+    sd = np.sqrt(err[half:] ** 2 + layer.scatter)
+    left = (y[half:] - phi[half:] @ layer.weights.T) / sd
+    seen = np.isfinite(left)
+    left = np.where(seen, left, 0.0)
+    if len(pixels) > 4 * n_feature:
+        across = np.where(np.isfinite(layer.scatter)[:, None], layer.weights, 0.0)
+        across, _ = np.linalg.qr(across / np.nanmedian(np.where(np.isfinite(sd), sd, np.nan), axis=0)[:, None])
+        left = np.where(seen, left - (left @ across) @ across.T, 0.0)
+    a, b = left[:, : len(first)], left[:, len(first) :]
+    both = seen[:, : len(first)] & seen[:, len(first) :]
+    a, b = np.where(both, a, 0.0), np.where(both, b, 0.0)
     power = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
     some = power > 0
     return float(np.median((a * b).sum(axis=0)[some] / power[some])) if some.any() else 0.0

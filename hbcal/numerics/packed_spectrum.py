@@ -11,6 +11,7 @@ from hbcal._typing import AnyArray, Array, Float
 from hbcal.numerics.pixel_layer import PixelLayer, pack, where_packed
 
 N_NODE = 8  # of the polynomials in t; the error is below 1e-3 where pixels' b_p v_p differ tenfold, see the test
+BLIND = 1e3  # times the usual variance: a pixel marked bad by its error is not seen, or the series would suffer
 CHUNK = 64  # spectra that are packed at a time: bounds the memory
 
 
@@ -91,7 +92,9 @@ def _pack(
     some = seen.any(axis=1)
     turn = np.ones(len(flux))
     if some.any():
-        turn[some] = np.nanmedian(np.where(seen[some], v[some] * scale, np.nan), axis=1)
+        level = lambda: np.nanmedian(np.where(seen[some], v[some] * scale, np.nan), axis=1)  # noqa: E731
+        seen[some] &= v[some] * scale <= BLIND * level()[:, None]
+        turn[some] = level()
     nodes, to_series = _nodes(n_node)
     values = []
     for t in nodes:

@@ -121,7 +121,7 @@ def test_what_is_not_a_star_is_flagged(world, trained):
 
 
 def test_neighbours_tell_which_noise(world):
-    seen, _ = world.observe(600, 1, label_err=0.1)
+    seen, _ = world.observe(600, 1, label_err=0.3)
     assert abs(neighbours_correlate(seen.flux, seen.flux_err, seen.labels)) < 0.1
     smooth = seen.flux + 0.03 * np.random.default_rng(0).normal(size=(600, 60)).repeat(5, axis=1)
     assert neighbours_correlate(smooth, seen.flux_err, seen.labels) > 0.3
