@@ -61,9 +61,9 @@ def train_emulator(
         spectra: with labels; or files of the plain container.
         out: folder of the emulator; must not hold anything unless `resume`.
         method: ``"network"`` or ``"quadratic"``.
-        noise: ``"independent"`` where each pixel's error stands for itself, ``"correlated"`` where what is left over has a
-            covariance to be learned, as with Gaia XP; ``"auto"`` decides by how residuals of neighbouring pixels of unseen
-            stars correlate, see `hbcal.emulator.independent.neighbours_correlate`.
+        noise: ``"independent"`` where each pixel's error stands for itself, ``"correlated"`` where what is left over has
+            a covariance to be learned, as with Gaia XP; ``"auto"`` decides by how residuals of neighbouring pixels of
+            unseen stars correlate, see `hbcal.emulator.independent.neighbours_correlate`.
         seed: of split, start and order.
         resume: go on with a training that was interrupted.
         settings: of the networks.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,5 +84,5 @@ def train_hidden(
         net, lambda net, batch, key: off(net, batch), lambda net: -off(net, held), data, replace(settings, seed=seed)
     )
     progress(f"training: features of the labels, {len(curve)} epochs, unseen stars off by {-curve[:, 1].max():.3g}")
-    leaves = (net.first.kernel, net.first.bias, net.last.kernel, net.last.bias)
+    leaves: Any = (net.first.kernel, net.first.bias, net.last.kernel, net.last.bias)
     return Hidden(*(np.asarray(leaf[...], float) for leaf in leaves))

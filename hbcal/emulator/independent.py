@@ -19,8 +19,8 @@ from hbcal.emulator.train_pixels import train_pixels
 from hbcal.numerics.label_density import label_density
 from hbcal.numerics.pixel_layer import FEW, pixel_layer
 
-# Labels add up pixels. If neighbours correlate by r and others as r^distance, errors that take pixels as independent are
-# too small by sqrt((1 + r) / (1 - r)): 1.4 at 0.3. Below, resampling and line spread of APOGEE or LAMOST; XP is at 0.9.
+# Labels add up pixels. If neighbours correlate by r and others as r^distance, errors that take pixels as independent
+# are too small by sqrt((1 + r) / (1 - r)): 1.4 at 0.3. Below, resampling and line spread of APOGEE or LAMOST; XP is at 0.9.
 CORRELATED = 0.3
 MOST_PAIRS, MOST_STARS = 400, 1500
 N_START = 500
@@ -31,8 +31,8 @@ def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndar
 
         median over pixels p of corr(z_p, z_p+1),   z_ip = (f_ip - w_p' phi(x_i)) / sqrt(e_ip^2 + s_p^2)
 
-    over stars that the weights were not fitted to. Errors of labels, too, make neighbours correlate: what any other labels
-    would explain, that is, what of a star's z is along the weights, is taken out before.
+    over stars that the weights were not fitted to. Errors of labels, too, make neighbours correlate: what any other
+    labels would explain, that is, what of a star's z is along the weights, is taken out before.
 
     Args:
         flux, flux_err: (n_star, n_pix), NaN where missing.

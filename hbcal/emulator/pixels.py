@@ -23,7 +23,7 @@ GAUSS_NEWTON = 12
 class Quadratic:
     """One, the labels, and their products."""
 
-    def of(self, x: Float[Array, "n_label"]) -> Array:
+    def of(self, x: Float[Array, " n_label"]) -> Array:
         """phi(x)."""
         return quadratic(x)
 
@@ -42,7 +42,7 @@ class Hidden:
     last: AnyArray
     last_bias: AnyArray
 
-    def of(self, x: Float[Array, "n_label"]) -> Array:
+    def of(self, x: Float[Array, " n_label"]) -> Array:
         """phi(x)."""
         inner = jax.nn.gelu(x @ self.first + self.first_bias)
         return jnp.concatenate([jnp.ones(1), x, jnp.tanh(inner @ self.last + self.last_bias)])
@@ -53,8 +53,8 @@ class PixelEmulator(Emulator):
     """f_p is N(w_p' phi(x + d), e_p^2 + s_p^2 + phi' U phi / b_p),  d_l = sum_a D_la psi_a(x).
 
     Two errors of the emulator: the weights' own, from the photon noise of the training spectra, independent from pixel
-    to pixel; and that of the labels' scale, from the errors of the training labels, which shifts, stretches and bends all
-    pixels together and so is not averaged away by having many: psi = (1, x, x x'), see `hbcal.numerics.label_scale`.
+    to pixel; and that of the labels' scale, from the errors of the training labels, which shifts, stretches and bends
+    all pixels together and so is not averaged away by having many: psi = (1, x, x x'), see `hbcal.numerics.label_scale`.
 
     Attributes:
         known: `Known`.
@@ -74,12 +74,12 @@ class PixelEmulator(Emulator):
         n_feature = self.layer.weights.shape[1]
         return packed, np.where(np.asarray(packed.n_seen) >= n_feature, "", "missing pixels")
 
-    def log_likelihood(self, x: Float[Array, "n_label"], star: PackedSpectrum) -> Array:
+    def log_likelihood(self, x: Float[Array, " n_label"], star: PackedSpectrum) -> Array:
         """ln N(spectrum; W phi, V + emulator error)."""
         chi2, log_det = self._off(x, star)
         return -0.5 * (chi2 + log_det)
 
-    def misfit(self, x: Float[Array, "n_label"], star: PackedSpectrum) -> Array:
+    def misfit(self, x: Float[Array, " n_label"], star: PackedSpectrum) -> Array:
         """chi2 per pixel."""
         return self._off(x, star)[0] / jnp.maximum(star.n_seen, 1.0)
 
@@ -109,7 +109,7 @@ class PixelEmulator(Emulator):
         return off_by(moments(star, leverage, len(phi)), phi, jax.jacfwd(self.features.of)(x), root)
 
 
-def scale_root(scale: AnyArray, x: Float[Array, "n_label"]) -> Array:
+def scale_root(scale: AnyArray, x: Float[Array, " n_label"]) -> Array:
     """Root of the covariance, at some labels, of the emulator's label scale.
 
     Args:
@@ -181,7 +181,7 @@ def from_spectrum(
             return (*kept, jnp.where(better, 0.1 * damp, 10.0 * damp)), None
 
         (x, _, _), _ = jax.lax.scan(step, (x, cost(x), jnp.asarray(1e-3)), None, length=GAUSS_NEWTON)
-        return x, features.of(x), jax.jacfwd(features.of)(x), sums.gram
+        return x, features.of(x), jax.jacfwd(features.of)(x), jnp.asarray(sums.gram)
 
     n_feature = jax.eval_shape(features.of, start[0]).shape[0]
     return jax.vmap(one)(packed, start, doubt)

@@ -31,7 +31,7 @@ def train_pixels(
     Weights fitted to noisy labels are biased: slopes too flat, curvature too small. So the true labels of the training
     stars are unknowns: given the weights, star i's labels are near N(x_i, C_i), from its spectrum, what was reported of
     it, and a Gaussian population; given those, the weights follow from E[phi] and E[phi phi'] (expectation
-    maximisation). A spectrum may tell the labels far better than what was reported does, and then the scale of the labels
+    maximisation). A spectrum may tell the labels far better than what was reported does; then the scale of the labels
     hardly moves from round to round; so each round also asks for the shift and stretch of each label that brings the
     spectra's labels onto the reported ones (parameter-expanded EM).
 
@@ -99,7 +99,7 @@ def _labels_given(
     features: Any, layer: PixelLayer, flux: np.ndarray, err: np.ndarray, start: np.ndarray, value: np.ndarray,
     told: np.ndarray, n_term: int,
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:  # fmt: skip
-    """The true labels given weights, spectra and what was reported; how far the scale of the labels moved, and its covariance."""
+    """The true labels given weights, spectra and reports; how far the label scale moved, and its covariance."""
     centre, wide = start.mean(axis=0), np.linalg.inv(np.cov(start.T).reshape(start.shape[1], -1))
     packed = pack_spectra(layer, flux, err, n_node=1)
     seen = np.isfinite(flux) & np.isfinite(layer.scatter)

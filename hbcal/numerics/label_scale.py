@@ -10,15 +10,15 @@ RIDGE = 1e-10
 
 
 def label_scale(
-    terms: Float[np.ndarray, "n_star n_term"], features: np.ndarray, slope: np.ndarray, gram: np.ndarray, weight: np.ndarray,
-    told: np.ndarray, off: np.ndarray,
+    terms: Float[np.ndarray, "n_star n_term"], features: np.ndarray, slope: np.ndarray, gram: np.ndarray,
+    weight: np.ndarray, told: np.ndarray, off: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """The change of the label scale that the reported labels ask for, and its covariance.
 
     Labels and weights are both unknown while an emulator is trained, so that the labels x of all stars may move to
     x + D psi(x) if the weights follow. What the weights can follow is free: only the reported labels object. What they
-    cannot, since w' phi(x) has no such feature, is seen by the spectra. Star i with slope J_i = d phi / d x, information
-    of the pixels G_i = sum_p w_p w_p' / v_ip, H_i = J_i' G_i J_i and reported labels' precision L_i:
+    cannot, since w' phi(x) has no such feature, is seen by the spectra. Star i with slope J_i = d phi / d x,
+    information of the pixels G_i = sum_p w_p w_p' / v_ip, H_i = J_i' G_i J_i and reported labels' precision L_i:
 
         T_i D = J_i D psi_i less its projection on phi,     s_i D = H_i^-1 J_i' G_i T_i D
         precision of D = sum_i T_i' G_i T_i - s_i' H_i s_i + (Psi_i - s_i)' (H_i^-1 + L_i^-1)^-1 (Psi_i - s_i)
@@ -41,7 +41,8 @@ def label_scale(
 
     Example:
         >>> one = np.ones((100, 1))
-        >>> moved, d, cov = label_scale(one, one, one[..., None], 1e6 * one[..., None], one[:, 0], 25.0 * one, 0.3 * one)
+        >>> square = one[..., None]
+        >>> moved, d, cov = label_scale(one, one, square, 1e6 * square, one[:, 0], 25.0 * one, 0.3 * one)
         >>> round(float(d[0, 0]), 3), round(float(cov[0, 0, 0, 0] ** 0.5), 3)  # errors of 0.2, a hundred stars
         (0.3, 0.02)
 

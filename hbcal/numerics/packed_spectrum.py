@@ -150,7 +150,7 @@ def moments(packed: PackedSpectrum, leverage: Array, n_feature: int) -> Moments:
 
 def off_by(
     found: Moments,
-    phi: Float[Array, "n_feature"],
+    phi: Float[Array, " n_feature"],
     slope: Float[Array, "n_feature n_label"],
     root: Float[Array, "n_label n_label"],
 ) -> tuple[Array, Array]:
@@ -186,4 +186,4 @@ def off_by(
     pull = reach.T @ (found.cross - at)
     root = jnp.linalg.cholesky(jnp.eye(root.shape[1]) + reach.T @ found.gram @ reach)
     half = jax.scipy.linalg.solve_triangular(root, pull, lower=True)
-    return chi2 - half @ half, found.log_det + 2.0 * jnp.log(jnp.diagonal(root)).sum()
+    return jnp.asarray(chi2 - half @ half), found.log_det + 2.0 * jnp.log(jnp.diagonal(root)).sum()

@@ -1,4 +1,4 @@
-"""The last layer of an emulator whose pixels are independent: each pixel's weights, their posterior, and its scatter."""
+"""The last layer of an emulator of independent pixels: each pixel's weights, their posterior, and its scatter."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class PixelLayer:
     """Weights w_p of each pixel, with N(w_p' phi, e_p^2 + s_p^2 + phi' U phi / b_p) for a new spectrum's pixel p.
 
     The posterior covariance U_p of w_p is kept as a shape U that all pixels share, that of sum_p U_p / v_p, and a scale
-    1 / b_p each, that of phi' U_p phi averaged over the training stars, so that a spectrum's density depends on its labels through phi and one number,
-    phi' U phi, only: what lets `hbcal.numerics.packed_spectrum` forget the pixels.
+    1 / b_p each, that of phi' U_p phi averaged over the training stars, so that a spectrum's density depends on its
+    labels through phi and one number, phi' U phi, only: what lets `hbcal.numerics.packed_spectrum` forget the pixels.
 
     Attributes:
         weights: w_p, (n_pix, n_feature).

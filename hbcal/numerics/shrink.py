@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 ROUNDS, SETTLED = 25, 1e-4
@@ -16,8 +18,8 @@ def shrink(value: np.ndarray, cov: np.ndarray, *, seed: int = 0) -> tuple[np.nda
 
         v_p ~ sum_k q_k N(m_k, T_k),    value_p ~ N(v_p, cov_p)
 
-    Why: a spectrum's labels are told by sums over pixels of products of weights, sum_p w_p w_p' / v_p. Unbiased estimates
-    of w_p make every such sum too large, by sum_p cov_p / v_p, which thousands of pixels that hardly know their weights
+    Why: a spectrum's labels are told by sums over pixels of products of weights, sum_p w_p w_p' / v_p. Unbiased
+    estimates of w_p make every such sum too large, by sum_p cov_p / v_p, which thousands of pixels that hardly know their weights
     can make as large as the sum itself: labels are then drawn to the middle of the training set, and look surer than
     they are. With each pixel's posterior under a distribution of weights that is right on the average, mean and
     covariance add up to the right sum.
@@ -61,7 +63,7 @@ def _fit(value: np.ndarray, cov: np.ndarray, *, whole: bool) -> tuple[np.ndarray
     middle = np.median(value, axis=0)
     signal = np.einsum("pd,pd->p", value - middle, np.linalg.solve(cov, (value - middle)[..., None])[..., 0])
     edges = np.quantile(signal, KINDS) if whole and n >= EACH * d * (len(KINDS) - 1) / 2 else np.array([-1.0, np.inf])
-    kinds = [(signal > low) & (signal <= high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    kinds = [(signal > low) & (signal <= high) for low, high in pairwise(edges)]
     kinds = [kind for kind in kinds if kind.any()]
     floor = FLOOR * np.einsum("pdd->d", cov) / n
     log_share = np.log([kind.mean() for kind in kinds])
