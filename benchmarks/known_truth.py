@@ -2,9 +2,9 @@
 
     HBCAL_TEST_DATA=... python -W ignore benchmarks/known_truth.py [giants|moog] [--sn 50 100 200] [--nuts] [--test 800]
 
-giants: from the coefficients of a quadratic model of APOGEE giants, intrinsic scatter included. moog: synthetic spectra,
-broadened to R = 22,500, of models that no training star had. Limits: RMSE <= 1.05 x bound in the interior of the training
-set; 68.3 / 95% regions, marginal and joint, hold 66-70.5 / 94-96%.
+giants: from the coefficients of a quadratic model of APOGEE giants, intrinsic scatter included. moog: synthetic
+spectra, broadened to R = 22,500, of models that no training star had. Limits: RMSE <= 1.05 x bound in the interior of
+the training set; 68.3 / 95% regions, marginal and joint, hold 66-70.5 / 94-96%.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def told(
     for l, name in enumerate(names):
         z = np.abs(off[:, l] / sd[:, l])
         print(
-            f"    {name:8s} rmse {np.sqrt((off[:, l] ** 2).mean()):8.4g}  bound {np.sqrt((bound[:, l] ** 2).mean()):8.4g}  "
+            f"    {name:8s} rmse {np.sqrt((off[:, l] ** 2).mean()):8.4g}  "
+            f"bound {np.sqrt((bound[:, l] ** 2).mean()):8.4g}  "
             f"ratio {np.sqrt((off[:, l] ** 2).mean() / (bound[:, l] ** 2).mean()):.3f}  claimed/bound "
             f"{np.sqrt((sd[:, l] ** 2).mean() / (bound[:, l] ** 2).mean()):.3f}  "
             f"within 68.3 {100 * (z < 1).mean():.1f}  95 {100 * (z < 1.96).mean():.1f}"
@@ -85,7 +86,8 @@ def told(
     far = np.einsum("il,il->i", off, np.linalg.solve(cov, off[..., None])[..., 0])
     held = [100 * (far < chi2.ppf(p, off.shape[1])).mean() for p in (0.683, 0.95)]
     n = len(off)
-    print(f"    joint    within 68.3 {held[0]:.1f}  95 {held[1]:.1f}   ({n} stars: +- {46.5 / n**0.5:.1f}, {21.8 / n**0.5:.1f};"
+    print(f"    joint    within 68.3 {held[0]:.1f}  95 {held[1]:.1f}   ({n} stars: +- {46.5 / n**0.5:.1f}, "
+          f"{21.8 / n**0.5:.1f};"
           f" ratio +- {0.71 / n**0.5:.3f})", flush=True)  # fmt: skip
 
 
@@ -109,7 +111,8 @@ def giants(args: argparse.Namespace) -> None:
             begin = time.time()
             found = label_spectra(emulator, seen, fast=fast)
             print(f"  {'fast' if fast else 'NUTS'}: {len(test) / (time.time() - begin):.1f} spectra/s, flagged "
-                  f"{100 * found['flag'].to_numpy().mean():.1f}%, chi2 {found['chi2'].to_numpy().mean():.4f}")  # fmt: skip
+                  f"{100 * found['flag'].to_numpy().mean():.1f}%, "
+                  f"chi2 {found['chi2'].to_numpy().mean():.4f}")  # fmt: skip
             told(
                 found["value"].to_numpy(),
                 test,

@@ -2,8 +2,8 @@
 
     HBCAL_TEST_DATA=... python -W ignore benchmarks/lamost_labels.py [--folds 5]
 
-Few stars with large errors of the pipeline (177 K, 0.49, 0.43 at the median): a test that the posterior stays honest, not
-a contest. Spectra are brought to rest and divided by their smoothed selves.
+Few stars with large errors of the pipeline (177 K, 0.49, 0.43 at the median): a test that the posterior stays honest,
+not a contest. Spectra are brought to rest and divided by their smoothed selves.
 """
 
 from __future__ import annotations

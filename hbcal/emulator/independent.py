@@ -20,7 +20,7 @@ from hbcal.numerics.label_density import label_density
 from hbcal.numerics.pixel_layer import FEW, pixel_layer
 
 # Labels add up pixels. If neighbours correlate by r and others as r^distance, errors that take pixels as independent
-# are too small by sqrt((1 + r) / (1 - r)): 1.4 at 0.3. Below, resampling and line spread of APOGEE or LAMOST; XP is at 0.9.
+# are too small by sqrt((1 + r) / (1 - r)): 1.4 at 0.3. Below, mere resampling; XP lies far above.
 CORRELATED = 0.3
 MOST_PAIRS, MOST_STARS = 400, 1500
 N_START = 500
@@ -115,8 +115,8 @@ def train_independent(
     n_feature = features.of(jnp.zeros(mean.shape[1])).shape[0]
     if len(rows) < FEW * n_feature:
         raise HbcalError(
-            f"{len(rows)} training stars are too few for the {n_feature} features of {mean.shape[1]} labels, which need "
-            f"{FEW * n_feature}: give more stars or fewer labels."
+            f"{len(rows)} training stars are too few for the {n_feature} features of {mean.shape[1]} labels, which "
+            f"need {FEW * n_feature}: give more stars or fewer labels."
         )
     emulator, x, _ = train_pixels(known, mean, cov, reported, reported_err, flux, err, features, progress=progress)
     density = label_density(x)

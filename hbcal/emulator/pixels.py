@@ -54,7 +54,8 @@ class PixelEmulator(Emulator):
 
     Two errors of the emulator: the weights' own, from the photon noise of the training spectra, independent from pixel
     to pixel; and that of the labels' scale, from the errors of the training labels, which shifts, stretches and bends
-    all pixels together and so is not averaged away by having many: psi = (1, x, x x'), see `hbcal.numerics.label_scale`.
+    all pixels together and so is not averaged away by having many: psi = (1, x, x x'),
+    see `hbcal.numerics.label_scale`.
 
     Attributes:
         known: `Known`.

@@ -186,4 +186,5 @@ def off_by(
     pull = reach.T @ (found.cross - at)
     root = jnp.linalg.cholesky(jnp.eye(root.shape[1]) + reach.T @ found.gram @ reach)
     half = jax.scipy.linalg.solve_triangular(root, pull, lower=True)
-    return jnp.asarray(chi2 - half @ half), found.log_det + 2.0 * jnp.log(jnp.diagonal(root)).sum()
+    log_det = found.log_det + 2.0 * jnp.log(jnp.diagonal(root)).sum()
+    return jnp.asarray(chi2 - half @ half), jnp.asarray(log_det)
