@@ -20,9 +20,9 @@ def shrink(value: np.ndarray, cov: np.ndarray, *, seed: int = 0) -> tuple[np.nda
 
     Why: a spectrum's labels are told by sums over pixels of products of weights, sum_p w_p w_p' / v_p. Unbiased
     estimates of w_p make every such sum too large, by sum_p cov_p / v_p, which thousands of pixels that hardly know
-    their weights can make as large as the sum itself: labels are then drawn to the middle of the training set, and look surer than
-    they are. With each pixel's posterior under a distribution of weights that is right on the average, mean and
-    covariance add up to the right sum.
+    their weights can make as large as the sum itself: labels are then drawn to the middle of the training set, and look
+    surer than they are. With each pixel's posterior under a distribution of weights that is right on the average, mean
+    and covariance add up to the right sum.
 
     Args:
         value: (n, d).
