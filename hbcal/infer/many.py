@@ -84,7 +84,7 @@ def sample_many(
             return state, (state.z, state.diverging)
 
         _, (us, diverging) = jax.lax.scan(one, state, None, length=settings.draws)
-        return given[1] + us @ given[2].T, diverging.sum()
+        return given[1][None, :] + us @ given[2].T, diverging.sum()
 
     def chains(key: Array, *given: Any) -> tuple[Array, Array]:
         keys = jax.random.split(key, settings.chains)
