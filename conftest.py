@@ -78,7 +78,15 @@ def tiny_emulator():
     """A quadratic emulator of `tiny_spectra`."""
     from hbcal.training import train_emulator
 
-    return train_emulator(tiny_spectra(), _home() / "emulator", method="quadratic")
+    return train_emulator(tiny_spectra(), _home() / "emulator", method="quadratic", noise="correlated")
+
+
+@functools.cache
+def tiny_pixels():
+    """A quadratic emulator of `tiny_spectra`, the pixels taken as independent."""
+    from hbcal.training import train_emulator
+
+    return train_emulator(tiny_spectra(), _home() / "pixels", method="quadratic", noise="independent")
 
 
 @functools.cache
@@ -218,7 +226,7 @@ def _helpers(doctest_namespace):
     helpers = (
         tiny_sky, tiny_prepared, tiny_network, tiny_structural, tiny_clusters, tiny_cluster_run, tiny_correlated,
         tiny_correlated_run, tiny_run, tiny_folder, tiny_target, tiny_target_of_two,
-        tiny_spectra, tiny_emulator,
+        tiny_spectra, tiny_emulator, tiny_pixels,
     )  # fmt: skip
     for helper in helpers:
         doctest_namespace[helper.__name__] = helper

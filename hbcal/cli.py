@@ -181,13 +181,26 @@ def emulator(
         Path | None, typer.Option(help="Table with star, labels and <label>_err, instead of the files' own labels.")
     ] = None,
     method: Annotated[str, typer.Option(help="network or quadratic.")] = "network",
+    noise: Annotated[str, typer.Option(help="Errors of pixels: independent, correlated, or auto.")] = "auto",
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+    accept_failed: Annotated[
+        bool, typer.Option("--accept-failed", help="Exit 0 even if intervals fail stars kept aside.")
+    ] = False,
 ) -> None:
     """Learn spectra from stars whose labels are known; keep the emulator in a folder."""
+    from hbcal.emulator.files import about_emulator
     from hbcal.training import train_emulator
 
-    train_emulator(spectra_files, out, labels=labels, method=method, seed=seed, resume=resume, progress=_say)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the verdict is printed, and the exit status says it again
+        train_emulator(
+            spectra_files, out, labels=labels, method=method, noise=noise, seed=seed, resume=resume, progress=_say
+        )
+    amiss = about_emulator(out)["failures"]
+    if amiss:
+        print(f"hbcal: COVERAGE FAILED, do not use this emulator as it is: {'; '.join(amiss)}", file=sys.stderr)
+        raise typer.Exit(0 if accept_failed else 3)
     print(f"wrote {out}")
 
 

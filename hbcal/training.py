@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import warnings
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,8 +21,9 @@ from hbcal._errors import HbcalError, closest, some
 from hbcal.emulator.base import Emulator, Known, stretched
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
 from hbcal.emulator.full import train_full
+from hbcal.emulator.independent import CORRELATED, neighbours_correlate, train_independent
 from hbcal.emulator.train_network import NetworkSettings, train_networks
-from hbcal.evaluation import read_truth, summary
+from hbcal.evaluation import WITHIN, read_truth, summary
 from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.label import label_spectra
 from hbcal.numerics.label_density import label_density
@@ -31,9 +34,15 @@ from hbcal.spectra.formats import read_any
 
 SETTINGS = NetworkSettings()
 METHODS = ("network", "quadratic")
+NOISE = ("auto", "independent", "correlated")
 UNSEEN, TEST = 0.1, 0.05  # of the stars: to stop and temper the training, and to say how good it is
+MARGIN = 0.1
 LEAST = 300  # stars, to train networks on
 N_LINEAR, N_START = 30, 500
+
+
+class CoverageWarning(UserWarning):
+    """Intervals of stars that an emulator was not fitted to hold far fewer true labels than they claim."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ def train_emulator(
     *,
     labels: str | Path | None = None,
     method: str = "network",
+    noise: str = "auto",
     seed: int = 0,
     resume: bool = False,
     settings: NetworkSettings = SETTINGS,
@@ -63,6 +73,9 @@ def train_emulator(
         out: folder of the emulator; must not hold anything unless `resume`.
         labels: table of labels by star, with errors in ``<label>_err``, instead of those of the spectra.
         method: ``"network"`` or ``"quadratic"``.
+        noise: ``"independent"`` where each pixel's error stands for itself, ``"correlated"`` where what is left over has
+            a covariance to be learned, as with Gaia XP; ``"auto"`` decides by how residuals of neighbouring pixels of
+            unseen stars correlate, see `hbcal.emulator.independent.neighbours_correlate`.
         seed: of split, start and order.
         resume: go on with a training that was interrupted.
         settings: of the networks.
@@ -85,15 +98,23 @@ def train_emulator(
     check_out(out, resume=resume)
     if method not in METHODS:
         raise HbcalError(f"There is no method {method!r} of training an emulator{closest(method, METHODS)}.")
+    if noise not in NOISE:
+        raise HbcalError(f"There is no noise {noise!r} of an emulator{closest(noise, NOISE)}.")
     if not isinstance(spectra, Spectra):
         spectra = read_any([Path(file) for file in spectra])
     if labels is not None:
         spectra = _with_labels(spectra, Path(labels))
-    spectra, left_out = _usable(spectra, method)
+    if not spectra.label_names:
+        raise HbcalError("The spectra have no labels: training needs labels, labels_err and label_names.")
+    if noise == "auto":
+        alike = neighbours_correlate(spectra.flux, spectra.flux_err, spectra.labels)
+        noise = "correlated" if alike > CORRELATED else "independent"
+        say(f"residuals of neighbouring pixels correlate by {alike:.2f}: noise is {noise}")
+    spectra, left_out = _usable(spectra, method, noise)
     for reason, n in left_out.items():
         say(f"left out: {n}, {reason}")
     mark = {
-        "hbcal": __version__, "method": method, "seed": seed, "settings": asdict(settings),
+        "hbcal": __version__, "method": method, "noise": noise, "seed": seed, "settings": asdict(settings),
         "data": identity({k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "labels", "labels_err")}),
     }  # fmt: skip
     _refuse_another(out, mark)
@@ -106,10 +127,12 @@ def train_emulator(
         (out / "training").mkdir(exist_ok=True)
         write_text(out / "training" / "mark.json", json.dumps(mark, indent=1))
         split = _split(len(spectra.star), seed)
-        known, mean, root, width = _labels(spectra, split)
+        known, mean, root, width = _labels(spectra, split, noise)
         say(f"training on {len(split.fit)} stars, {len(split.unseen)} to stop by, {len(split.test)} to test")
         emulator: Emulator
-        if method == "network":
+        if noise == "independent":
+            emulator = train_independent(known, mean, root, spectra, split.fit, method, seed=seed, progress=say)
+        elif method == "network":
             emulator, curves = train_networks(
                 known, spectra.flux, spectra.flux_err, mean, root, width, split.unseen, split.fit,
                 replace(settings, train=replace(settings.train, seed=seed)), folder=out / "training", progress=say,
@@ -118,12 +141,17 @@ def train_emulator(
         else:
             emulator = train_full(known, mean[split.fit], spectra.flux[split.fit])
         emulator = _with_usual(emulator, spectra, split)
-        if method == "network":
+        if noise == "correlated" and method == "network":
             emulator = _with_spread(emulator, spectra.take(split.unseen))
         told = _told(emulator, spectra, split.test)
         for label, each in told.items():
             say(f"test, {len(split.test)} stars, {label}: " + ", ".join(f"{k} {v:.4g}" for k, v in each.items()))
+        amiss = failures(told)
+        if amiss:
+            text = f"The posteriors of the emulator in {out} do not hold what they claim: {'; '.join(amiss)}"
+            warnings.warn(text, CoverageWarning, stacklevel=2)
         about = mark | {
+            "failures": amiss,
             "left_out": left_out, "n_star": {k: len(v) for k, v in vars(split).items()}, "test": told,
             "versions": {"python": platform.python_version(), "jax": jax.__version__}, "machine": platform.machine(),
         }  # fmt: skip
@@ -149,11 +177,12 @@ def _with_labels(spectra: Spectra, path: Path) -> Spectra:
     )  # fmt: skip
 
 
-def _usable(spectra: Spectra, method: str) -> tuple[Spectra, dict[str, int]]:
+def _usable(spectra: Spectra, method: str, noise: str) -> tuple[Spectra, dict[str, int]]:
     """Stars that can train, the others counted by reason."""
-    if not spectra.label_names:
-        raise HbcalError("The spectra have no labels: training needs labels, labels_err and label_names.")
-    whole = np.isfinite(stretched(spectra.flux)).all(axis=1)
+    if noise == "independent":
+        whole = np.isfinite(spectra.flux).sum(axis=1) > len(spectra.label_names)
+    else:
+        whole = np.isfinite(stretched(spectra.flux)).all(axis=1)
     told = np.isfinite(spectra.labels).any(axis=1)
     keep = whole & told
     left_out = {
@@ -180,14 +209,16 @@ def _split(n_star: int, seed: int) -> Split:
     return Split(order[n_unseen + n_test :], order[:n_unseen], order[n_unseen : n_unseen + n_test])
 
 
-def _labels(spectra: Spectra, split: Split) -> tuple[Known, np.ndarray, np.ndarray, np.ndarray]:
+def _labels(spectra: Spectra, split: Split, noise: str) -> tuple[Known, np.ndarray, np.ndarray, np.ndarray]:
     """What is known of the training stars; their true labels as means and roots; labels' sd given a spectrum."""
     centre, unit = np.nanmean(spectra.labels[split.fit], axis=0), np.nanstd(spectra.labels[split.fit], axis=0)
-    y = stretched(spectra.flux)
-    y -= y[split.fit].mean(axis=0)
+    y = spectra.flux if noise == "independent" else stretched(spectra.flux)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a pixel that no star has
+        y = y - np.nanmean(y[split.fit], axis=0)
+    y = np.where(np.isfinite(y), y, 0.0)
     n_linear = min(N_LINEAR, len(split.fit) // 20 + 1, y.shape[1])
-    basis = np.linalg.svd(y[split.fit], full_matrices=False)[2][:n_linear].T
-    seen = y @ basis
+    seen = y @ _directions(y[split.fit], n_linear)
     seen /= np.maximum(seen[split.fit].std(axis=0), 1e-12)
     mean, cov, left = true_labels((spectra.labels - centre) / unit, spectra.labels_err / unit, seen)
     root = np.linalg.cholesky(cov)
@@ -198,6 +229,14 @@ def _labels(spectra: Spectra, split: Split) -> tuple[Known, np.ndarray, np.ndarr
     usual, spread = np.array([np.inf]), np.zeros((n_sign(len(unit)), len(unit)))
     known = Known(centre, unit, density, typical, usual, spread, starts, spectra.wave, spectra.label_names)
     return known, mean, root, np.sqrt(np.diag(left))
+
+
+def _directions(y: np.ndarray, n: int) -> np.ndarray:
+    """The first principal directions, (n_pix, n), by whichever of the two Gram matrices is smaller."""
+    if y.shape[0] >= y.shape[1]:
+        return np.linalg.eigh(y.T @ y)[1][:, : -n - 1 : -1]
+    found = y.T @ np.linalg.eigh(y @ y.T)[1][:, : -n - 1 : -1]
+    return found / np.maximum(np.linalg.norm(found, axis=0), 1e-300)
 
 
 def _with_usual(emulator: Emulator, spectra: Spectra, split: Split) -> Emulator:
@@ -225,6 +264,30 @@ def _told(emulator: Emulator, spectra: Spectra, rows: np.ndarray) -> dict[str, d
         return {}
     there = spectra.take(rows)
     return summary(label_spectra(emulator, there, fast=True), there.labels, there.labels_err)
+
+
+def failures(told: dict[str, dict[str, float]]) -> list[str]:
+    """Which intervals fail stars that nothing was fitted to, by more than a tenth beyond what chance does.
+
+    Args:
+        told: of `hbcal.evaluation.summary`.
+
+    Returns:
+        A phrase for each, empty where all is well.
+
+    Errors:
+        None.
+
+    Example:
+        >>> failures({"teff": {"n": 400.0, "within_68": 0.5, "within_95": 0.9}})
+        ['68.3% intervals of teff hold 50% of 400 stars']
+    """
+    out = []
+    for label, one in told.items():
+        for name, p in WITHIN.items():
+            if one[name] < p - MARGIN - 3.0 * np.sqrt(p * (1.0 - p) / one["n"]):
+                out.append(f"{100 * p:g}% intervals of {label} hold {100 * one[name]:.0f}% of {one['n']:.0f} stars")
+    return out
 
 
 def _digest(array: np.ndarray) -> str:

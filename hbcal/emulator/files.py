@@ -16,11 +16,13 @@ from hbcal._errors import HbcalError
 from hbcal.emulator.autoregressive import AutoregressiveEmulator, Components
 from hbcal.emulator.base import Emulator, Known
 from hbcal.emulator.full import FullEmulator
+from hbcal.emulator.pixels import Hidden, PixelEmulator, Quadratic
 from hbcal.folder import write_text
 from hbcal.networks.autoregressive import Autoregressive, asleep, stacked
 from hbcal.networks.guide import Guide
 from hbcal.numerics.label_density import LabelDensity
 from hbcal.numerics.last_layer import LastLayer
+from hbcal.numerics.pixel_layer import PixelLayer
 
 MODEL, ABOUT = "model.safetensors", "about.json"
 
@@ -126,6 +128,8 @@ def _named(emulator: Emulator) -> dict[str, np.ndarray]:
 
 def _shape(emulator: Emulator) -> dict[str, int]:
     """What a bare emulator of the same structure is made from."""
+    if isinstance(emulator, PixelEmulator):
+        return {"n_hidden": len(jax.tree.leaves(emulator.features))}
     if not isinstance(emulator, AutoregressiveEmulator):
         return {}
     net = nnx.merge(emulator.graph, emulator.states)
@@ -161,5 +165,10 @@ def _bare_autoregressive(about: dict[str, Any]) -> Emulator:
     )
 
 
-KIND_OF = {FullEmulator: "full", AutoregressiveEmulator: "autoregressive"}
-BARE = {"full": _bare_full, "autoregressive": _bare_autoregressive}
+def _bare_pixels(about: dict[str, Any]) -> Emulator:
+    features = Hidden(0, 0, 0, 0) if about["shape"]["n_hidden"] else Quadratic()  # type: ignore[arg-type]
+    return PixelEmulator(_known(about), PixelLayer(0, 0, 0, 0), features, 0)  # type: ignore[arg-type]
+
+
+KIND_OF = {FullEmulator: "full", PixelEmulator: "pixels", AutoregressiveEmulator: "autoregressive"}
+BARE = {"full": _bare_full, "pixels": _bare_pixels, "autoregressive": _bare_autoregressive}

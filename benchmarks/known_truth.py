@@ -1,0 +1,181 @@
+"""Spectra whose labels are known: how far from the Cramer-Rao bound, and do the regions hold what they claim?
+
+    HBCAL_TEST_DATA=... python -W ignore benchmarks/known_truth.py [giants|moog] [--sn 50 100 200] [--nuts] [--test 800]
+
+giants: from the coefficients of a quadratic model of APOGEE giants, intrinsic scatter included. moog: synthetic
+spectra, broadened to R = 22,500, of models that no training star had. Limits: RMSE <= 1.05 x bound in the interior of
+the training set; 68.3 / 95% regions, marginal and joint, hold 66-70.5 / 94-96%.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+from scipy.stats import chi2
+
+from hbcal.emulator.full import quadratic
+from hbcal.label import label_spectra
+from hbcal.spectra.container import Spectra
+from hbcal.training import train_emulator
+
+DATA = Path(os.environ.get("HBCAL_TEST_DATA", "../shared/data")) / "spectra"
+LABEL_ERR = np.array([15.0, 0.03, 0.01, 0.01])  # of APOGEE's giants: K, dex
+JITTER = 0.15  # of the labels' scatter: new stars near the survey's
+INTERIOR = 1.6  # scatters from the mean, in every label
+
+
+class Giants:
+    """The quadratic model: labels in, spectra and their Fisher information out."""
+
+    names = ("teff", "logg", "fe_h", "alpha_m")
+
+    def __init__(self) -> None:
+        with np.load(DATA / "cannon_apogee_giants_coefficients.npz") as z:
+            self.coeffs, self.scatter, self.base = z["coeffs"], z["scatter"], z["baseline_labels"]
+            self.wave, self.labels = z["wave_7214"], z["train_labels"]
+
+    def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        off = rng.multivariate_normal(np.zeros(4), JITTER**2 * np.cov(self.labels.T), n)
+        return self.labels[rng.integers(len(self.labels), size=n)] + off
+
+    def flux(self, labels: np.ndarray) -> np.ndarray:
+        return np.asarray(jax.vmap(quadratic)(jnp.asarray(labels - self.base))) @ self.coeffs
+
+    def bound(self, labels: np.ndarray, sn: float) -> np.ndarray:
+        """Cramer-Rao: sd of each label."""
+        slope = np.asarray(jax.vmap(jax.jacfwd(quadratic))(jnp.asarray(labels - self.base)))
+        gram = (self.coeffs / (self.scatter**2 + sn**-2.0)) @ self.coeffs.T
+        info = np.swapaxes(slope, 1, 2) @ gram @ slope
+        return np.sqrt(np.einsum("ill->il", np.linalg.inv(info)))
+
+
+def observed(world: Giants, labels: np.ndarray, sn: float, rng: np.random.Generator, label_err: np.ndarray) -> Spectra:
+    """Noise on spectra and labels."""
+    clean = world.flux(labels)
+    flux = clean + rng.normal(size=clean.shape) * np.sqrt(world.scatter**2 + sn**-2.0)
+    reported = labels + rng.normal(size=labels.shape) * label_err
+    ids = np.array([str(i) for i in range(len(labels))])
+    err = np.broadcast_to(label_err, labels.shape).copy()
+    return Spectra(world.wave, flux, np.full_like(flux, 1.0 / sn), ids, reported, err, world.names)
+
+
+def told(
+    labels: np.ndarray, truth: np.ndarray, cov: np.ndarray, bound: np.ndarray, inside: np.ndarray, names: tuple
+) -> None:
+    """One line per label, and one for the joint regions."""
+    off = (labels - truth)[inside]
+    cov, bound = cov[inside], bound[inside]
+    sd = np.sqrt(np.einsum("ill->il", cov))
+    for l, name in enumerate(names):
+        z = np.abs(off[:, l] / sd[:, l])
+        print(
+            f"    {name:8s} rmse {np.sqrt((off[:, l] ** 2).mean()):8.4g}  "
+            f"bound {np.sqrt((bound[:, l] ** 2).mean()):8.4g}  "
+            f"ratio {np.sqrt((off[:, l] ** 2).mean() / (bound[:, l] ** 2).mean()):.3f}  claimed/bound "
+            f"{np.sqrt((sd[:, l] ** 2).mean() / (bound[:, l] ** 2).mean()):.3f}  "
+            f"within 68.3 {100 * (z < 1).mean():.1f}  95 {100 * (z < 1.96).mean():.1f}"
+        )
+    far = np.einsum("il,il->i", off, np.linalg.solve(cov, off[..., None])[..., 0])
+    held = [100 * (far < chi2.ppf(p, off.shape[1])).mean() for p in (0.683, 0.95)]
+    n = len(off)
+    print(f"    joint    within 68.3 {held[0]:.1f}  95 {held[1]:.1f}   ({n} stars: +- {46.5 / n**0.5:.1f}, "
+          f"{21.8 / n**0.5:.1f};"
+          f" ratio +- {0.71 / n**0.5:.3f})", flush=True)  # fmt: skip
+
+
+def giants(args: argparse.Namespace) -> None:
+    """Train and label at each signal to noise."""
+    world, rng = Giants(), np.random.default_rng(0)
+    for sn in args.sn:
+        train, test = world.draw(args.train, rng), world.draw(args.test, rng)
+        label_err = LABEL_ERR * args.label_err
+        begin = time.time()
+        with tempfile.TemporaryDirectory() as folder:
+            emulator = train_emulator(
+                observed(world, train, sn, rng, label_err), Path(folder) / "model", method=args.method,
+                progress=print if args.verbose else None,
+            )  # fmt: skip
+        print(f"giants, S/N {sn:g}, {args.train} training stars, label errors x {args.label_err:g}: trained in "
+              f"{time.time() - begin:.0f} s", flush=True)  # fmt: skip
+        seen = observed(world, test, sn, rng, label_err)
+        inside = (np.abs((test - train.mean(0)) / train.std(0)) < INTERIOR).all(axis=1)
+        for fast in (True, False) if args.nuts else (True,):
+            begin = time.time()
+            found = label_spectra(emulator, seen, fast=fast)
+            print(f"  {'fast' if fast else 'NUTS'}: {len(test) / (time.time() - begin):.1f} spectra/s, flagged "
+                  f"{100 * found['flag'].to_numpy().mean():.1f}%, "
+                  f"chi2 {found['chi2'].to_numpy().mean():.4f}")  # fmt: skip
+            told(
+                found["value"].to_numpy(),
+                test,
+                found["covariance"].to_numpy(),
+                world.bound(test, sn),
+                inside,
+                world.names,
+            )
+
+
+def moog(args: argparse.Namespace) -> None:
+    """Synthetic spectra of a grid: the giants among them, eleven labels, one star in six held out."""
+    with np.load(DATA / "synthetic_moog_apogee.npz") as z:
+        wave, labels = z["wave_air_A"], z["labels"]
+        names = [str(name) for name in z["label_names"]]
+        flux = 1.0 - z["depth_u16"] / float(z["scale"])
+    sigma = wave.mean() / 22500.0 / 2.3548 / (wave[1] - wave[0])
+    flux = gaussian_filter1d(flux, sigma, axis=1)[:, ::2]
+    wave = wave[::2]
+    keep = [i for i, name in enumerate(names) if name not in ("alpha0", "vmicro")]
+    labels, names = labels[:, keep], tuple(names[i] for i in keep)
+    if args.few:
+        labels, names = labels[:, :3], names[:3]
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(labels))
+    test, train = order[: len(order) // 6], order[len(order) // 6 :]
+    for sn in args.sn:
+        noisy = flux + rng.normal(size=flux.shape) / sn
+
+        def of(rows: np.ndarray, noisy: np.ndarray = noisy, sn: float = sn) -> Spectra:
+            return Spectra(wave, noisy[rows], np.full_like(noisy[rows], 1.0 / sn), rows.astype(str), labels[rows],
+                           np.zeros_like(labels[rows]), names)  # fmt: skip
+
+        begin = time.time()
+        with tempfile.TemporaryDirectory() as folder:
+            emulator = train_emulator(of(train), Path(folder) / "model", method=args.method, noise="independent",
+                                      progress=print if args.verbose else None)  # fmt: skip
+        print(f"moog, S/N {sn:g}, {len(train)} training stars, {args.method}: trained in {time.time() - begin:.0f} s; "
+              f"median scatter {np.sqrt(np.median(emulator.layer.scatter)):.4f}", flush=True)  # fmt: skip
+        x = (labels[test] - np.asarray(emulator.known.centre)) / np.asarray(emulator.known.unit)
+        slope = np.asarray(jax.vmap(jax.jacfwd(emulator.features.of))(jnp.asarray(x)))
+        w = np.asarray(emulator.layer.weights)
+        info = np.swapaxes(slope, 1, 2) @ ((w.T * sn**2) @ w) @ slope
+        bound = np.sqrt(np.einsum("ill->il", np.linalg.inv(info))) * np.asarray(emulator.known.unit)
+        found = label_spectra(emulator, of(test), fast=not args.nuts)
+        inside = (np.abs(x) < INTERIOR + 0.4).all(axis=1)
+        told(found["value"].to_numpy(), labels[test], found["covariance"].to_numpy(), bound, inside, names)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("world", nargs="?", default="giants", choices=["giants", "moog"])
+    parser.add_argument("--sn", type=float, nargs="+", default=[50.0, 100.0, 200.0])
+    parser.add_argument("--train", type=int, default=2000)
+    parser.add_argument("--test", type=int, default=800)
+    parser.add_argument("--label-err", type=float, default=1.0, help="factor on the errors of the training labels")
+    parser.add_argument("--method", default="quadratic")
+    parser.add_argument("--nuts", action="store_true")
+    parser.add_argument("--few", action="store_true", help="moog: teff, logg, feh alone")
+    parser.add_argument("--verbose", action="store_true")
+    args = parser.parse_args()
+    {"giants": giants, "moog": moog}[args.world](args)
+
+
+if __name__ == "__main__":
+    main()

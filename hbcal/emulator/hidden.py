@@ -1,0 +1,88 @@
+"""Features of the labels that a network finds: its last hidden layer, before each pixel gets weights of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from hbcal._typing import Array
+from hbcal.emulator.pixels import Hidden
+from hbcal.networks.train import TrainSettings, fit
+
+N_HIDDEN, N_LAST, N_DIM = 64, 32, 60
+HELD = 0.1
+SETTINGS = TrainSettings(epochs=800, batch=64, rate=3e-3, decay=1e-4)
+
+
+class Net(nnx.Module):
+    """Labels to components of the spectrum: [1, x, tanh(B gelu(A x))] times a matrix."""
+
+    def __init__(self, n_label: int, n_dim: int, rngs: nnx.Rngs) -> None:
+        self.first = nnx.Linear(n_label, N_HIDDEN, rngs=rngs)
+        self.last = nnx.Linear(N_HIDDEN, N_LAST, rngs=rngs)
+        self.out = nnx.Linear(N_LAST + n_label, n_dim, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        """Components."""
+        return self.out(jnp.concatenate([x, jnp.tanh(self.last(jax.nn.gelu(self.first(x))))], axis=-1))
+
+
+def train_hidden(
+    x: np.ndarray, flux: np.ndarray, flux_err: np.ndarray, *, seed: int = 0, settings: TrainSettings = SETTINGS,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Hidden:  # fmt: skip
+    """Train a network on chi2, and keep its features.
+
+    Pixels are put in units of their typical noise, and chi2 is taken in the spectra's principal components, so that the
+    cost does not hang on the number of pixels.
+
+    Args:
+        x: labels, scaled, (n_star, n_label).
+        flux, flux_err: (n_star, n_pix), NaN where missing.
+        seed: of start and order.
+        settings: `TrainSettings`.
+        progress: called with lines of text.
+
+    Returns:
+        `Hidden`.
+
+    Errors:
+        None.
+
+    Example:
+        >>> spectra = tiny_spectra()
+        >>> few = replace(SETTINGS, epochs=2)
+        >>> train_hidden(spectra.labels / 5000.0, spectra.flux, spectra.flux_err, settings=few).last.shape
+        (64, 32)
+    """
+    seen = np.isfinite(flux)
+    n_seen = np.maximum(seen.sum(axis=0), 1)
+    middle = np.where(seen, flux, 0.0).sum(axis=0) / n_seen
+    noise = np.sqrt(np.where(seen, flux_err, 0.0).__pow__(2).sum(axis=0) / n_seen)
+    noise = np.where(noise > 0, noise, np.inf)
+    y = np.where(seen, flux - middle, 0.0) / noise
+    n_dim = min(N_DIM, y.shape[1], len(y))
+    values, vectors = np.linalg.eigh(y @ y.T)
+    z = vectors[:, -n_dim:] * np.sqrt(np.maximum(values[-n_dim:], 0.0))
+    unit = max(float(z.std(axis=0).max()), 1.0)
+    order = np.random.default_rng(seed).permutation(len(y))
+    n_held = max(round(HELD * len(y)), 1)
+    table = {"x": jnp.asarray(x, jnp.float32), "z": jnp.asarray(z / unit, jnp.float32)}
+    data, held = ({name: leaf[rows] for name, leaf in table.items()} for rows in (order[n_held:], order[:n_held]))
+    net = Net(x.shape[1], n_dim, nnx.Rngs(seed))
+
+    def off(net: Net, batch: dict[str, Array]) -> Array:
+        return ((net(batch["x"]) - batch["z"]) ** 2).mean()
+
+    curve = fit(
+        net, lambda net, batch, key: off(net, batch), lambda net: -off(net, held), data, replace(settings, seed=seed)
+    )
+    progress(f"training: features of the labels, {len(curve)} epochs, unseen stars off by {-curve[:, 1].max():.3g}")
+    leaves: Any = (net.first.kernel, net.first.bias, net.last.kernel, net.last.bias)
+    return Hidden(*(np.asarray(leaf[...], float) for leaf in leaves))

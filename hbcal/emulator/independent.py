@@ -1,0 +1,125 @@
+"""Whether pixels are independent, and the emulator for when they are: quadratic, or a network's hidden features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hbcal._errors import HbcalError
+from hbcal.emulator.base import Known
+from hbcal.emulator.full import quadratic
+from hbcal.emulator.hidden import train_hidden
+from hbcal.emulator.pixels import PixelEmulator, Quadratic
+from hbcal.emulator.train_pixels import train_pixels
+from hbcal.numerics.label_density import label_density
+from hbcal.numerics.pixel_layer import FEW, pixel_layer
+
+# Labels add up pixels. If neighbours correlate by r and others as r^distance, errors that take pixels as independent
+# are too small by sqrt((1 + r) / (1 - r)): 1.4 at 0.3. Below, mere resampling; XP lies far above.
+CORRELATED = 0.3
+MOST_PAIRS, MOST_STARS = 400, 1500
+N_START = 500
+
+
+def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndarray) -> float:
+    """How what a quadratic model of independent pixels leaves over correlates between neighbouring pixels.
+
+        median over pixels p of corr(z_p, z_p+1),   z_ip = (f_ip - w_p' phi(x_i)) / sqrt(e_ip^2 + s_p^2)
+
+    over stars that the weights were not fitted to. Errors of labels, too, make neighbours correlate: what any other
+    labels would explain, that is, what of a star's z is along the weights, is taken out before.
+
+    Args:
+        flux, flux_err: (n_star, n_pix), NaN where missing.
+        labels: (n_star, n_label), NaN where missing.
+
+    Returns:
+        Between -1 and 1; 0 where there are too few stars to tell.
+
+    Errors:
+        None.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> white = rng.normal(size=(400, 40))
+        >>> error, x = np.ones_like(white), rng.normal(size=(400, 1))
+        >>> smooth = (white + np.roll(white, 1, axis=1)) / np.sqrt(2.0)
+        >>> [neighbours_correlate(noise, error, x) > CORRELATED for noise in (white, smooth)]
+        [False, True]
+    """
+    rng = np.random.default_rng(0)
+    rows = np.flatnonzero(np.isfinite(labels).all(axis=1) & np.isfinite(flux).any(axis=1))
+    rows = rng.permutation(rows)[:MOST_STARS]
+    n_feature = quadratic(jnp.zeros(labels.shape[1])).shape[0]
+    if len(rows) < 4 * FEW * n_feature or flux.shape[1] < 2:
+        return 0.0
+    first = np.unique(np.linspace(0, flux.shape[1] - 2, MOST_PAIRS).astype(int))
+    x = labels[rows]
+    phi = np.asarray(jax.vmap(quadratic)(jnp.asarray((x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-300))))
+    half = len(rows) // 2
+    pixels = np.concatenate([first, first + 1])
+    y, err = flux[np.ix_(rows, pixels)], flux_err[np.ix_(rows, pixels)]
+    layer = pixel_layer(phi[:half], None, y[:half], err[:half])
+    sd = np.sqrt(err[half:] ** 2 + layer.scatter)
+    left = (y[half:] - phi[half:] @ layer.weights.T) / sd
+    seen = np.isfinite(left)
+    left = np.where(seen, left, 0.0)
+    if len(pixels) > 4 * n_feature:
+        across = np.where(np.isfinite(layer.scatter)[:, None], layer.weights, 0.0)
+        across, _ = np.linalg.qr(across / np.nanmedian(np.where(np.isfinite(sd), sd, np.nan), axis=0)[:, None])
+        left = np.where(seen, left - (left @ across) @ across.T, 0.0)
+    a, b = left[:, : len(first)], left[:, len(first) :]
+    both = seen[:, : len(first)] & seen[:, len(first) :]
+    a, b = np.where(both, a, 0.0), np.where(both, b, 0.0)
+    power = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+    some = power > 0
+    return float(np.median((a * b).sum(axis=0)[some] / power[some])) if some.any() else 0.0
+
+
+def train_independent(
+    known: Known, mean: np.ndarray, root: np.ndarray, spectra: Any, rows: np.ndarray, method: str, *, seed: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
+) -> PixelEmulator:  # fmt: skip
+    """Fit the emulator of independent pixels, and what is known of its stars' labels once their spectra are understood.
+
+    Args:
+        known: of the training stars.
+        mean, root: each star's true labels as far as known, mean and root of the covariance, scaled.
+        spectra: of all stars, with labels.
+        rows: those to fit.
+        method: ``"quadratic"`` or ``"network"``.
+        seed: of the network.
+        progress: called with lines of text.
+
+    Returns:
+        The emulator.
+
+    Errors:
+        HbcalError where there are fewer stars than features.
+
+    Example:
+        >>> tiny_pixels().layer.weights.shape
+        (6, 6)
+    """
+    flux, err = spectra.flux[rows], spectra.flux_err[rows]
+    reported, reported_err = (spectra.labels[rows] - known.centre) / known.unit, spectra.labels_err[rows] / known.unit
+    mean, cov = mean[rows], root[rows] @ np.swapaxes(root[rows], 1, 2)
+    features: Any = Quadratic()
+    if method == "network":
+        features = train_hidden(mean, flux, err, seed=seed, progress=progress)
+    n_feature = features.of(jnp.zeros(mean.shape[1])).shape[0]
+    if len(rows) < FEW * n_feature:
+        raise HbcalError(
+            f"{len(rows)} training stars are too few for the {n_feature} features of {mean.shape[1]} labels, which "
+            f"need {FEW * n_feature}: give more stars or fewer labels."
+        )
+    emulator, x, _ = train_pixels(known, mean, cov, reported, reported_err, flux, err, features, progress=progress)
+    density = label_density(x)
+    typical = np.sort(np.asarray(jax.lax.map(density.log_density, jnp.asarray(x), batch_size=1024)))
+    starts = x[np.random.default_rng(0).permutation(len(x))[:N_START]]
+    return replace(emulator, known=replace(known, density=density, typical=typical, starts=starts))

@@ -1,0 +1,188 @@
+"""Independent pixels with known errors: each has its own weights on shared features of the labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hbcal._pytree import pytree
+from hbcal._typing import AnyArray, Array, Float
+from hbcal.emulator.base import Emulator, Known
+from hbcal.emulator.full import quadratic
+from hbcal.numerics.packed_spectrum import PackedSpectrum, moments, off_by, pack_spectra
+from hbcal.numerics.pixel_layer import PixelLayer
+
+GAUSS_NEWTON = 12
+
+
+@pytree
+class Quadratic:
+    """One, the labels, and their products."""
+
+    def of(self, x: Float[Array, " n_label"]) -> Array:
+        """phi(x)."""
+        return quadratic(x)
+
+
+@pytree
+class Hidden:
+    """One, the labels, and the last hidden layer of a network of two.
+
+    Attributes:
+        first, first_bias: (n_label, n_hidden), (n_hidden,).
+        last, last_bias: (n_hidden, n_last), (n_last,).
+    """
+
+    first: AnyArray
+    first_bias: AnyArray
+    last: AnyArray
+    last_bias: AnyArray
+
+    def of(self, x: Float[Array, " n_label"]) -> Array:
+        """phi(x)."""
+        inner = jax.nn.gelu(x @ self.first + self.first_bias)
+        return jnp.concatenate([jnp.ones(1), x, jnp.tanh(inner @ self.last + self.last_bias)])
+
+
+@pytree
+class PixelEmulator(Emulator):
+    """f_p is N(w_p' phi(x + d), e_p^2 + s_p^2 + phi' U phi / b_p),  d_l = sum_a D_la psi_a(x).
+
+    Two errors of the emulator: the weights' own, from the photon noise of the training spectra, independent from pixel
+    to pixel; and that of the labels' scale, from the errors of the training labels, which shifts, stretches and bends
+    all pixels together and so is not averaged away by having many: psi = (1, x, x x'),
+    see `hbcal.numerics.label_scale`.
+
+    Attributes:
+        known: `Known`.
+        layer: w, s, U and b.
+        features: phi, with a method ``of``.
+        scale: covariance of D, (n_label, n_term, n_label, n_term).
+    """
+
+    known: Known
+    layer: PixelLayer
+    features: Any
+    scale: AnyArray
+
+    def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[PackedSpectrum, np.ndarray]:
+        """Sums over the pixels that are there; the flux as it is given."""
+        packed = pack_spectra(self.layer, flux, flux_err)
+        n_feature = self.layer.weights.shape[1]
+        return packed, np.where(np.asarray(packed.n_seen) >= n_feature, "", "missing pixels")
+
+    def log_likelihood(self, x: Float[Array, " n_label"], star: PackedSpectrum) -> Array:
+        """ln N(spectrum; W phi, V + emulator error)."""
+        chi2, log_det = self._off(x, star)
+        return -0.5 * (chi2 + log_det)
+
+    def misfit(self, x: Float[Array, " n_label"], star: PackedSpectrum) -> Array:
+        """chi2 per pixel."""
+        return self._off(x, star)[0] / jnp.maximum(star.n_seen, 1.0)
+
+    def guess(self, stars: PackedSpectrum) -> tuple[Array, Array]:
+        """Gauss-Newton from the training star with the nearest spectrum: centres, and roots of the covariances."""
+        starts, spread = jnp.asarray(self.known.starts), jnp.asarray(self.layer.spread)
+        n_feature, n_label = self.layer.weights.shape[1], starts.shape[1]
+        phi = jax.vmap(self.features.of)(starts)
+        upper = np.triu_indices(n_feature)
+        pairs = (phi[:, :, None] * phi[:, None, :])[:, upper[0], upper[1]] * jnp.where(upper[0] == upper[1], 1.0, 2.0)[
+            None
+        ]
+        signs = (-1.0) ** np.arange(stars.series.shape[1])  # the series where there is no leverage
+        sums = jnp.einsum("k,skm->sm", signs, stars.series)
+        chi2 = sums[:, : pairs.shape[1]] @ pairs.T - 2.0 * sums[:, pairs.shape[1] : -2] @ phi.T
+        start, centre = starts[jnp.argmin(chi2, axis=1)], starts.mean(axis=0)
+        wide = jnp.linalg.inv(jnp.cov(starts.T).reshape(n_label, n_label) + 1e-9 * jnp.eye(n_label))
+        at, _, slope, gram = from_spectrum(self.features, stars, jnp.zeros(len(sums)), spread, start, centre, wide)
+        scale = jax.vmap(lambda x: scale_root(self.scale, x))(at)
+        cov = jnp.linalg.inv(jnp.swapaxes(slope, 1, 2) @ gram @ slope + wide[None]) + scale @ jnp.swapaxes(scale, 1, 2)
+        return at, jnp.linalg.cholesky(cov)
+
+    def _off(self, x: Array, star: PackedSpectrum) -> tuple[Array, Array]:
+        phi = self.features.of(x)
+        leverage = phi @ self.layer.spread @ phi
+        root = scale_root(self.scale, x)
+        return off_by(moments(star, leverage, len(phi)), phi, jax.jacfwd(self.features.of)(x), root)
+
+
+def scale_root(scale: AnyArray, x: Float[Array, " n_label"]) -> Array:
+    """Root of the covariance, at some labels, of the emulator's label scale.
+
+    Args:
+        scale: D, (n_label, n_term, n_label, n_term); n_term of the features of `quadratic`, from the first on.
+        x: scaled labels.
+
+    Returns:
+        Lower triangular, (n_label, n_label).
+
+    Errors:
+        None.
+
+    Example:
+        >>> scale_root(0.04 * jnp.eye(2).reshape(2, 1, 2, 1), jnp.zeros(2)).round(3).tolist()
+        [[0.2, 0.0], [0.0, 0.2]]
+    """
+    terms = quadratic(x)[: scale.shape[1]]
+    cov = jnp.einsum("lamb,a,b->lm", jnp.asarray(scale), terms, terms)
+    return jnp.linalg.cholesky(cov + 1e-14 * jnp.eye(len(x)))
+
+
+@jax.jit
+def from_spectrum(
+    features: Any, packed: PackedSpectrum, doubt: Array, spread: Array, start: Array, centre: Array, wide: Array
+) -> tuple[Array, Array, Array, Array]:
+    """The likeliest labels of each star given its spectrum and a Gaussian population.
+
+    Args:
+        features: phi.
+        packed: spectra.
+        doubt, spread: E[w w'] - E[w] E[w'], summed over a spectrum's pixels, is doubt times spread.
+        start: labels to begin with, (n_star, n_label).
+        centre, wide: mean and precision of the population.
+
+    Returns:
+        Labels, phi and its slope there, and sum_p w_p w_p' / v_p.
+
+    Errors:
+        None.
+
+    Example:
+        >>> emulator = tiny_pixels()
+        >>> packed, _ = emulator.read(tiny_spectra().flux, tiny_spectra().flux_err)
+        >>> told = from_spectrum(
+        ...     emulator.features, packed, jnp.zeros(400), jnp.eye(6), jnp.zeros((400, 2)), jnp.zeros(2), jnp.eye(2))
+        >>> told[0].shape
+        (400, 2)
+
+    Source: Levenberg 1944, Quarterly of Applied Mathematics 2, 164; Marquardt 1963, SIAM J. Appl. Math. 11, 431.
+    """
+
+    def one(packed: PackedSpectrum, x: Array, extra: Array) -> tuple[Array, Array, Array, Array]:
+        sums = moments(packed, jnp.zeros(()), n_feature)
+        found = replace(sums, gram=sums.gram + extra * spread)  # E[w w'], not E[w] E[w]'
+
+        def cost(x: Array) -> Array:
+            phi, off = features.of(x), x - centre
+            return found.square - 2.0 * found.cross @ phi + phi @ found.gram @ phi + off @ wide @ off
+
+        def step(state: tuple[Array, Array, Array], _: Any) -> tuple[tuple[Array, Array, Array], None]:
+            x, here, damp = state
+            phi, slope = features.of(x), jax.jacfwd(features.of)(x)
+            curve = slope.T @ found.gram @ slope + wide
+            pull = slope.T @ (found.cross - found.gram @ phi) - wide @ (x - centre)
+            there = x + jnp.linalg.solve(curve + damp * jnp.diag(jnp.diagonal(curve)), pull)
+            new = cost(there)
+            better = new <= here
+            kept = (jnp.where(better, there, x), jnp.where(better, new, here))
+            return (*kept, jnp.where(better, 0.1 * damp, 10.0 * damp)), None
+
+        (x, _, _), _ = jax.lax.scan(step, (x, cost(x), jnp.asarray(1e-3)), None, length=GAUSS_NEWTON)
+        return x, features.of(x), jax.jacfwd(features.of)(x), jnp.asarray(sums.gram)
+
+    n_feature = jax.eval_shape(features.of, start[0]).shape[0]
+    return jax.vmap(one)(packed, start, doubt)
