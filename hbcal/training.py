@@ -6,7 +6,6 @@ import json
 import platform
 import shutil
 import warnings
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
