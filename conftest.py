@@ -70,7 +70,8 @@ def tiny_spectra(n=400, seed=5):
     flux = SOFTENING * np.sinh(phi @ weights + 0.01 * rng.normal(size=(n, 6)))
     labels = x * [500.0, 0.3] + [5000.0, -0.2]
     ids = np.array([f"s{seed}_{i}" for i in range(n)])
-    return Spectra(np.arange(6.0), flux, np.full_like(flux, 0.01), ids, labels, np.zeros_like(labels), ("teff", "fe_h"))
+    err = 0.01 * np.hypot(SOFTENING, flux)  # what noise of 0.01 after the stretch is before it
+    return Spectra(np.arange(6.0), flux, err, ids, labels, np.zeros_like(labels), ("teff", "fe_h"))
 
 
 @functools.cache

@@ -43,7 +43,9 @@ LABELS = {
 def bins(found: Any, truth: Spectra) -> dict[str, float]:
     """The largest departure of coverage from its claim over fifths of G, Teff and [Fe/H]."""
     worst = {"within_68": 0.0, "within_95": 0.0}
-    by = {name: truth.labels[:, truth.label_names.index(name)] for name in ("teff", "fe_h")} | {"g": truth.about("g")}
+    by = {name: truth.labels[:, truth.label_names.index(name)] for name in ("teff", "fe_h")} | {
+        "g": truth.about("gaiaedr3_phot_g_mean_mag")
+    }
     for values in by.values():
         edges = np.nanquantile(values, np.linspace(0, 1, 6))
         for low, high in pairwise(edges):

@@ -72,9 +72,9 @@ def train_emulator(
         out: folder of the emulator; must not hold anything unless `resume`.
         labels: table of labels by star, with errors in ``<label>_err``, instead of those of the spectra.
         method: ``"network"`` or ``"quadratic"``.
-        noise: ``"independent"`` where each pixel's error stands for itself, ``"correlated"`` where what is left over has
-            a covariance to be learned, as with Gaia XP; ``"auto"`` decides by how residuals of neighbouring pixels of
-            unseen stars correlate, see `hbcal.emulator.independent.neighbours_correlate`.
+        noise: ``"independent"`` where each pixel's error stands for itself, ``"correlated"`` where what is left over
+            has a covariance to be learned, as with Gaia XP; ``"auto"`` decides by how residuals of neighbouring pixels
+            of unseen stars correlate, see `hbcal.emulator.independent.neighbours_correlate`.
         seed: of split, start and order.
         resume: go on with a training that was interrupted.
         settings: of the networks.

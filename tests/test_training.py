@@ -19,7 +19,7 @@ from hbcal.evaluation import evaluate
 from hbcal.label import label_spectra
 from hbcal.networks.train import TrainSettings
 from hbcal.spectra.container import write_spectra
-from hbcal.training import train_emulator
+from hbcal.training import CoverageWarning, train_emulator
 
 SMALL = NetworkSettings(n_dim=5, n_lead=2, n_net=2, hidden=16, train=TrainSettings(epochs=20, batch=64, every=2))
 
@@ -44,6 +44,7 @@ def home(tmp_path_factory, tiny_spectra):
 
 def test_train_label_evaluate(home, monkeypatch, capsys):
     words = ("train", "emulator", home / "train.npz", "--out", home / "model", "--method", "quadratic")
+    words += ("--noise", "correlated")
     assert hbcal_says(*words, monkeypatch=monkeypatch) == 0
     assert hbcal_says("label", home / "model", home / "new.npz", "--out", home / "x.nc", monkeypatch=monkeypatch) == 0
     assert (
@@ -60,7 +61,10 @@ def test_train_label_evaluate(home, monkeypatch, capsys):
 
 def test_networks_end_to_end(tiny_spectra, tmp_path):
     """Small ones, to see that everything fits together; what they are worth is measured on real spectra."""
-    emulator = train_emulator(tiny_spectra(800, 5), tmp_path / "net", settings=SMALL)
+    with pytest.warns(
+        CoverageWarning, match="of the emulator in"
+    ):  # so small and brief that it fails its own test stars
+        emulator = train_emulator(tiny_spectra(800, 5), tmp_path / "net", noise="correlated", settings=SMALL)
     fresh = tiny_spectra(300, 6)
     found = label_spectra(emulator, fresh, fast=True)
     sd = (found["value"].to_numpy() - fresh.labels).std(axis=0)
@@ -81,11 +85,13 @@ import sys
 from pathlib import Path
 from hbcal.emulator.train_network import NetworkSettings
 from hbcal.networks.train import TrainSettings
-from hbcal.training import train_emulator
+from hbcal.training import CoverageWarning, train_emulator
 small = NetworkSettings(n_dim=5, n_lead=2, n_net=2, hidden=16, train=TrainSettings(epochs=20, batch=64, every=2))
 home = Path(sys.argv[1])
 say = lambda text: print(text, flush=True)
-train_emulator([home / "train.npz"], home / sys.argv[2], resume=True, settings=small, progress=say)
+train_emulator(
+    [home / "train.npz"], home / sys.argv[2], noise="correlated", resume=True, settings=small, progress=say
+)
 """
 
 
@@ -100,7 +106,7 @@ def test_a_training_that_is_killed_goes_on_to_the_same_emulator(home):
     with pytest.raises(HbcalError, match="go on with --resume"):
         load_emulator(home / "killed")
     with pytest.raises(HbcalError, match="another seed"):
-        train_emulator([home / "train.npz"], home / "killed", resume=True, settings=SMALL, seed=3)
+        train_emulator([home / "train.npz"], home / "killed", noise="correlated", resume=True, settings=SMALL, seed=3)
     begun_at = time.time()
     for name in ("killed", "whole"):
         assert subprocess.run([*run, name], capture_output=True, check=False).returncode == 0
@@ -182,3 +188,12 @@ def test_coverage_is_told_in_bins_and_by_whatever_the_truth_holds(home, tmp_path
     told = evaluate(tmp_path / "x.nc", tmp_path / "truth.csv", tmp_path / "report")
     assert sum(name.startswith("g ") for name in told["bins"]) == 5
     assert told["bins"]["g 0 to 59.8"]["teff"]["n"] == 60
+
+
+def test_an_emulator_whose_intervals_fail_exits_with_3(home, monkeypatch, capsys):
+    monkeypatch.setattr("hbcal.training.MARGIN", -0.6)  # a gate that none passes: tested is what then happens
+    words = ("train", "emulator", home / "train.npz", "--method", "quadratic", "--noise", "correlated")
+    assert hbcal_says(*words, "--out", home / "failed", monkeypatch=monkeypatch) == 3
+    assert "COVERAGE FAILED" in capsys.readouterr().err
+    assert json.loads((home / "failed" / ABOUT).read_text())["failures"]
+    assert hbcal_says(*words, "--out", home / "kept", "--accept-failed", monkeypatch=monkeypatch) == 0
