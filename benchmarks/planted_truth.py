@@ -34,8 +34,8 @@ from hbcal.recipe import Recipe, parse_recipe
 SOURCE, COPY = "adibekyan12", "delgadomena17"
 QUANTITIES = ("offset", "trend", "error_scale", "floor", "outlier_rate")
 PROGRAMS = ("crosscal_robust", "crosscal")
-# one label's fit is cheap; at 0.8 one in six had a divergence or two, and after a warmup of 300 a chain's steps may still
-# be three times as long as those of the others
+# one label's fit is cheap; at 0.8 one in six had a divergence or two, and after a warmup of 300 the steps of a chain
+# may still be three times as long as those of the others
 PLANTED = {"priors": {"outlier_rate": 0.03}, "sampling": {"target_accept": 0.9, "warmup": 1000}}
 
 
