@@ -79,14 +79,19 @@ def test_planted_blunders_have_high_probability_and_do_not_move_the_fit(sky):
     assert scatter(fragile) > 1.7 * scatter(clean)
 
 
+BENT = {**TABLE, "floor": [{"surveys": ["s2"], "covariates": ["x1"]}]}
+
+
 @pytest.fixture(scope="module")
-def network(sky, tmp_path_factory):
-    """s3 compiles s1 and s2: a third copied from s1, the rest with noise of its own; and its run."""
+def network(tmp_path_factory):
+    """s2 scatters more at high x1; s3 compiles s1 and s2: a third copied from s1, the rest with noise of its own."""
+    values = {"floor": {"s1.fe_h": 0.05, "s2.fe_h": 0.15}, "floor_trend": {"s2.fe_h.x1": 0.7}}
+    sky = simulate(parse_recipe(BENT), seed=3, values=values)
     cat, rng = sky.catalogue, np.random.default_rng(5)
     rows = np.flatnonzero(cat.survey == 1)
     copied = rng.random(len(rows)) < 0.33
     value = np.where(copied, cat.value[rows], sky.z[cat.star[rows], 0] + 0.2 + rng.normal(0.0, 0.1, len(rows)))
-    recipe = parse_recipe(table(s3={"depends_on": ["s1", "s2"]}))
+    recipe = parse_recipe({**BENT, "surveys": {**BENT["surveys"], "s3": {"depends_on": ["s1", "s2"]}}})
     kept = rng.random(len(rows)) < 0.8
     whole = with_survey(cat, rows[kept], value[kept], np.nan)
     with warnings.catch_warnings():
@@ -96,10 +101,10 @@ def network(sky, tmp_path_factory):
     return run, rows[~kept], value[~kept], copied[~kept], cat
 
 
-def test_a_dependent_survey_has_no_say(network, sky):
-    run, *_ = network
+def test_a_dependent_survey_has_no_say(network):
+    run, *_, cat = network
     assert not voting(run.recipe, run.catalogue)[run.catalogue.survey == 3].any()
-    without = prepare(parse_recipe(TABLE), sky.catalogue)
+    without = prepare(parse_recipe(BENT), cat)
     again = prepare(run.recipe, run.catalogue)
     np.testing.assert_array_equal(np.sort(again.y[0]), np.sort(without.y[0]))
 
@@ -114,6 +119,18 @@ def test_a_dependent_survey_is_predicted_copies_and_all(network):
     assert 0.8 < inside.mean() <= 1.0
     assert answer["log_density"][copied].mean() > answer["log_density"][~copied].mean() + 1.0  # it knows of the spike
     assert float(run.posterior["copy_odds"].sel(survey="s3", label="fe_h", parent="s1").mean()) > 0.2
+
+
+def test_a_floor_that_follows_the_star_is_found_and_predicted_with(network):
+    run, *_, cat = network
+    slope = run.posterior["floor_trend"].sel(survey="s2", label="fe_h", floor_term="x1")
+    assert abs(float(slope.mean()) - 0.7) < 3 * float(slope.std()) < 0.7
+    stars = np.flatnonzero(cat.survey == 2)  # asked as if they were new
+    named = [np.full(len(stars), name, dtype=object) for name in ("s2", "fe_h")]
+    none = np.full(len(stars), np.nan)
+    width = run.predict(Query(cat.stars[cat.star[stars]].astype(object), *named, none, none)).columns["sd"]
+    x = cat.x[cat.star[stars], 2, 0]
+    assert np.nanmedian(width[x > 0.6]) > 1.7 * np.nanmedian(width[x < -0.6])
 
 
 def test_an_undeclared_copy_is_named(sky, tmp_path):
