@@ -7,9 +7,11 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hbcal._errors import HbcalError
 
@@ -118,4 +120,33 @@ def write_text(path: Path, text: str) -> None:
     """
     beside = path.with_name(path.name + ".part")
     beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays so that the file is either complete or absent.
+
+    Args:
+        path: where to.
+        arrays: named numpy arrays.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        OSError when the disk says no.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as d:
+        ...     write_npz(Path(d) / "x.npz", {"a": np.ones(2)})
+        ...     sorted(p.name for p in Path(d).iterdir())
+        ['x.npz']
+    """
+    # named after the process: the orphan of a killed run may be writing the same chunk, with the same content
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with beside.open("wb") as handle:
+        np.savez(handle, **{k: np.asarray(v) for k, v in arrays.items()})  # type: ignore[arg-type]
+        handle.flush()
+        os.fsync(handle.fileno())
     beside.replace(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.hmc import hmc
 
+from hbcal.folder import write_npz
 from hbcal.infer.potential import Potential
 from hbcal.infer.task import Settings, Task
 
@@ -168,32 +168,3 @@ def chunk_files(folder: Path, chain: int) -> list[Path]:
         []
     """
     return sorted(folder.glob(f"chain{chain}_*.npz"))
-
-
-def write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays so that the file is either complete or absent.
-
-    Args:
-        path: where to.
-        arrays: named numpy arrays.
-
-    Returns:
-        Nothing.
-
-    Errors:
-        OSError when the disk says no.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as d:
-        ...     write_npz(Path(d) / "x.npz", {"a": np.ones(2)})
-        ...     sorted(p.name for p in Path(d).iterdir())
-        ['x.npz']
-    """
-    # named after the process: the orphan of a killed run may be writing the same chunk, with the same content
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with beside.open("wb") as handle:
-        np.savez(handle, **{k: np.asarray(v) for k, v in arrays.items()})  # type: ignore[arg-type]
-        handle.flush()
-        os.fsync(handle.fileno())
-    beside.replace(path)

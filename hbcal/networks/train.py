@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 
 from hbcal._typing import Array
-from hbcal.infer.chain import write_npz
+from hbcal.folder import write_npz
 
 Loss = Callable[[Any, Any, Array], Array]  # network, batch, key -> a number
 

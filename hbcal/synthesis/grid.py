@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hbcal._errors import HbcalError, some
-from hbcal.folder import identity, locked, write_text
+from hbcal.folder import identity, locked, write_npz, write_text
 from hbcal.spectra.container import Spectra
 from hbcal.synthesis.abundances import mixture, solar_scale
 from hbcal.synthesis.atmospheres import AtmosphereSet, corners, digest, interpolate, open_atmospheres
@@ -28,7 +28,7 @@ from hbcal.synthesis.control import n_pixels
 from hbcal.synthesis.marcs import read_mod
 from hbcal.synthesis.spec import GridSpec, load_grid
 from hbcal.synthesis.stars import SINGLE, Stars, expand, inside, physical
-from hbcal.synthesis.store import read_provenance, save_npz, write_container
+from hbcal.synthesis.store import read_provenance, write_container
 from hbcal.synthesis.turbospectrum import Turbospectrum, find_turbospectrum, synthesize
 
 ROUNDING = 1e-5 / np.sqrt(12.0)  # bsyn writes five decimals: the standard deviation of what that cuts off
@@ -272,7 +272,7 @@ def _one(work: _Work, i: int) -> None:
             geometry=spec.atmospheres.geometry, isotopes=spec.lines.isotopes,
         )  # fmt: skip
         flux = broaden(wave, flux, spec.window.resolution)[margin : margin + n_pix]
-        save_npz(_part(work, i), {"flux": flux})
+        write_npz(_part(work, i), {"flux": flux})
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

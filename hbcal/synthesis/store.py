@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hbcal._errors import HbcalError
+from hbcal.folder import write_npz
 from hbcal.spectra.container import Spectra
 
 
@@ -44,7 +44,7 @@ def write_container(path: Path, spectra: Spectra, provenance: Mapping[str, Any])
         arrays["label_names"] = np.array(spectra.label_names)
     if spectra.meta_names:
         arrays |= {"meta": spectra.meta, "meta_names": np.array(spectra.meta_names)}
-    save_npz(path, arrays | {"provenance": np.array(json.dumps(provenance, sort_keys=True))})
+    write_npz(path, arrays | {"provenance": np.array(json.dumps(provenance, sort_keys=True))})
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -69,31 +69,3 @@ def read_provenance(path: Path) -> dict[str, Any]:
             return json.loads(str(data["provenance"])) if "provenance" in data.files else {}
     except Exception:  # a damaged archive fails in many ways
         raise HbcalError(f"{path} is no file of spectra.") from None
-
-
-def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays so that the file is complete or absent, whenever the process dies.
-
-    Args:
-        path: the file.
-        arrays: by name.
-
-    Returns:
-        Nothing.
-
-    Errors:
-        OSError when the disk says no.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_npz(Path(folder) / "x.npz", {"a": np.ones(2)})
-        ...     [path.name for path in Path(folder).iterdir()]
-        ['x.npz']
-    """
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with beside.open("wb") as handle:
-        np.savez(handle, **arrays)  # type: ignore[arg-type]
-        handle.flush()
-        os.fsync(handle.fileno())
-    beside.replace(path)
