@@ -138,6 +138,8 @@ def log_joint(emulator: Emulator, x: Float[Array, " n_label"], star: Any) -> Arr
         None.
 
     Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
         >>> emulator = tiny_emulator()
         >>> stars, _ = emulator.read(tiny_spectra().flux, tiny_spectra().flux_err)
         >>> bool(jnp.isfinite(log_joint(emulator, jnp.zeros(2), jax.tree.map(lambda leaf: leaf[0], stars))))

@@ -52,6 +52,7 @@ def sample_many(
         None.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import numpyro
         >>> import numpyro.distributions as dist
         >>> def program(y):
@@ -59,8 +60,8 @@ def sample_many(
         ...     numpyro.sample("y", dist.Normal(x[0], 1.0), obs=y)
         >>> at, root = jnp.zeros((2, 1)), jnp.ones((2, 1, 1))
         >>> draws, _ = sample_many(Task(program), "x", jnp.array([0.0, 4.0]), at, root, jax.random.PRNGKey(0))
-        >>> draws.shape, draws.mean((1, 2, 3)).round(0).tolist()
-        ((2, 4, 200, 1), [0.0, 2.0])
+        >>> draws.shape, (jnp.abs(draws.mean((1, 2, 3)) - jnp.array([0.0, 2.0])) < 0.2).tolist()
+        ((2, 4, 200, 1), [True, True])
     """
     potential = Potential(task)
 

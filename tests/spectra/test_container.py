@@ -117,7 +117,7 @@ def test_zarr_as_others_write_it(tmp_path, text):
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5", ".zarr"])
 def test_reading_in_pieces_needs_little_memory(tmp_path, suffix):
-    n_star, n_pix, n = 12000, 300, 500
+    n_star, n_pix, n = 24000, 300, 500
     flux = np.ones((n_star, n_pix))
     arrays = {"wave": np.arange(1.0, n_pix + 1), "flux": flux, "flux_err": flux, "star": np.arange(n_star).astype(str)}
     path = tmp_path / f"s{suffix}"
@@ -125,8 +125,8 @@ def test_reading_in_pieces_needs_little_memory(tmp_path, suffix):
         np.savez_compressed(path, **arrays)  # compressed: not even a memory map could do it
     else:
         store.write_store([arrays], path, ("flux", "flux_err", "star"))
-    if suffix == ".h5":
-        next(iter_spectra([path], n))  # what HDF5 and its module need is not ours
+    if suffix != ".npz":
+        next(iter_spectra([path], n))  # what HDF5, Zarr and their modules need is not ours
     tracemalloc.start()
     seen = sum(len(piece.star) for piece in iter_spectra([path], n))
     _, peak = tracemalloc.get_traced_memory()
