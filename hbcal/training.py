@@ -14,10 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 from hbcal import __version__
 from hbcal._errors import HbcalError, closest, some
-from hbcal.emulator.base import Emulator, Known, stretched
+from hbcal.emulator.base import Emulator, Known, sharing, stretched
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
 from hbcal.emulator.full import train_full
 from hbcal.emulator.independent import CORRELATED, neighbours_correlate, train_independent
@@ -139,9 +140,11 @@ def train_emulator(
             _write_curves(out / "curves.csv", curves)
         else:
             emulator = train_full(known, mean[split.fit], spectra.flux[split.fit])
-        emulator = _with_usual(emulator, spectra, split)
+        aside = spectra.take(split.unseen if len(split.unseen) > 20 else split.fit)
+        found = label_spectra(emulator, aside, fast=True)
+        emulator = _with_usual(emulator, found)
         if noise == "correlated" and method == "network":
-            emulator = _with_spread(emulator, spectra.take(split.unseen))
+            emulator = _with_spread(emulator, found, aside)
         told = _told(emulator, spectra, split.test)
         for label, each in told.items():
             say(f"test, {len(split.test)} stars, {label}: " + ", ".join(f"{k} {v:.4g}" for k, v in each.items()))
@@ -238,21 +241,19 @@ def _directions(y: np.ndarray, n: int) -> np.ndarray:
     return found / np.maximum(np.linalg.norm(found, axis=0), 1e-300)
 
 
-def _with_usual(emulator: Emulator, spectra: Spectra, split: Split) -> Emulator:
+def _with_usual(emulator: Emulator, found: xr.Dataset) -> Emulator:
     """The emulator with the misfits of spectra it was not fitted to: what counts as usual."""
-    rows = split.unseen if len(split.unseen) > 20 else split.fit
-    found = label_spectra(emulator, spectra.take(rows), fast=True)
     usual = np.sort(found["chi2"].to_numpy())
     return replace(emulator, known=replace(emulator.known, usual=usual[np.isfinite(usual)]))  # type: ignore[type-var]
 
 
-def _with_spread(emulator: Emulator, unseen: Spectra) -> Emulator:
+def _with_spread(emulator: Emulator, found: xr.Dataset, unseen: Spectra) -> Emulator:
     """The emulator whose posteriors are as wide as the labels of stars that no network saw ask for."""
-    found, known = label_spectra(emulator, unseen, fast=True), emulator.known
+    known = emulator.known
     off = found["value"].to_numpy() - unseen.labels
     var = np.einsum("sll->sl", found["covariance"].to_numpy()) + np.nan_to_num(unseen.labels_err) ** 2
     x = (found["value"].to_numpy() - known.centre) / known.unit
-    told = signs(found["misfit_rank"].to_numpy(), found["extrapolation"].to_numpy(), x)
+    told = signs(sharing(known.usual, found["chi2"].to_numpy()), found["extrapolation"].to_numpy(), x)
     known = replace(known, spread=fit_spread(off / np.sqrt(var), told))
     return replace(emulator, known=known)  # type: ignore[type-var]
 
