@@ -21,7 +21,7 @@ FREE = 8  # rounds in which a clipped measurement may come back
 
 
 def ring_of(prepared: Prepared) -> Chain | None:
-    """What shares one scatter: the error scale and the floor of a survey, and the spread within its clusters.
+    """What shares one scatter: error scale and floor of a survey, the spread within its clusters, floors without errors.
 
     Args:
         prepared: names its scales and floors.
@@ -39,6 +39,7 @@ def ring_of(prepared: Prepared) -> Chain | None:
         2
     """
     both = [pair for pair in prepared.floors if pair in prepared.error_scales]
+    bare = set(prepared.floors) - set(both)
     links: list[Ring | Arc] = [_ring(prepared, both, both)] if both else []
     for label, loose in prepared.overlap.sums.items():
         for kind in (k for k in prepared.recipe.clusters if k in loose):
@@ -54,7 +55,21 @@ def ring_of(prepared: Prepared) -> Chain | None:
             else:
                 at = [np.array([prepared.floors.index((name, label))]) for name in (survey, kind)]
                 links.append(Arc(f"floor{SUFFIX}", *at))
+            bare -= {(survey, label), (kind, label)}
+    if pairs := _pairs(prepared, bare):
+        links.append(Arc(f"floor{SUFFIX}", *np.array([[prepared.floors.index(p) for p in pair] for pair in pairs]).T))
     return Chain(tuple(links)) if links else None
+
+
+def _pairs(prepared: Prepared, bare: set[tuple[str, str]]) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """Floors without errors, two by two: of those that share most stars the data know the sum best."""
+    pairs = []
+    for tie in sorted(prepared.overlap.ties, key=lambda t: (-t.n_star, t.label, t.survey, t.other)):
+        pair = (tie.survey, tie.label), (tie.other, tie.label)
+        if tie.survey != tie.other and bare.issuperset(pair):
+            pairs.append(pair)
+            bare = bare.difference(pair)
+    return pairs
 
 
 def _ring(prepared: Prepared, scales: list[tuple[str, str]], floors: list[tuple[str, str]]) -> Ring:
