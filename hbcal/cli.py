@@ -211,16 +211,29 @@ def label(
     out: Annotated[Path, typer.Option(help="File of labels to write: .nc.")],
     fast: Annotated[bool, typer.Option("--fast", help="Weighted draws instead of NUTS.")] = False,
     draws: Annotated[bool, typer.Option("--draws", help="Keep the draws.")] = False,
+    continuum: Annotated[
+        int | None, typer.Option(help="Degree of a polynomial that may multiply each stretch of a spectrum.")
+    ] = None,
+    continuum_sd: Annotated[float, typer.Option(help="Prior sd of its Legendre coefficients.")] = 0.1,
+    velocity: Annotated[float, typer.Option(help="Prior sd of a velocity, km/s; 0 is none.")] = 0.0,
+    broadening: Annotated[float, typer.Option(help="Prior sd of a broadening, km/s; 0 is none.")] = 0.0,
+    prior: Annotated[
+        Path | None, typer.Option(help="Table of labels of a sample of the population the spectra come from.")
+    ] = None,
+    known: Annotated[
+        Path | None, typer.Option(help="Table with star, <label>, <label>_err: what else was measured of the stars.")
+    ] = None,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted labelling.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Labels with posteriors for every spectrum, in the order given."""
+    from hbcal.emulator.nuisances import Nuisances
     from hbcal.labelling import iter_reasons, label_files
 
     found = label_files(
-        model, spectra_files, out, fast=fast, seed=seed, keep_draws=draws, resume=resume, overwrite=overwrite,
-        progress=_say,
+        model, spectra_files, out, fast=fast, seed=seed, keep_draws=draws, prior=prior, known=known, resume=resume,
+        nuisances=Nuisances(continuum, continuum_sd, velocity, broadening), overwrite=overwrite, progress=_say,
     )  # fmt: skip
     print(f"wrote {out}: {found.sizes['star']} spectra, {int(found['flag'].sum())} flagged")
     for phrase in iter_reasons(found):

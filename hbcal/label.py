@@ -14,12 +14,16 @@ from arviz_stats.base import array_stats
 import hbcal
 from hbcal._errors import HbcalError
 from hbcal._typing import Array
-from hbcal.emulator.base import Emulator, log_joint, sharing
+from hbcal.catalogue.label_tables import KnownLabels
+from hbcal.emulator.base import Emulator, sharing
+from hbcal.emulator.nuisances import NuisanceEmulator, Nuisances, with_nuisances
 from hbcal.infer.many import ManySettings, sample_many
 from hbcal.infer.task import Task
 from hbcal.numerics.importance import DOF, closer, newton_mode, weigh_around
+from hbcal.numerics.label_density import LabelDensity, label_density
+from hbcal.numerics.measured import Measured, tightened
 from hbcal.numerics.spread import signs
-from hbcal.programs.spectral_labels import spectral_labels
+from hbcal.programs.spectral_labels import Observed, log_joint, spectral_labels
 from hbcal.spectra.container import Spectra
 
 SETTINGS = ManySettings()
@@ -30,6 +34,8 @@ LEAST = 0.2  # of the draws' number, effective; fewer ask for another round
 R_HAT, ESS = 1.05, 100.0  # of a star's full posterior: few draws of each of many
 RARE = 1e-3  # of the training stars: rarer labels are outside
 WORST = 5e-3  # of unseen training spectra: larger misfits are one
+MOST = 100  # draws of a star that nuisances are told from
+NONE = Nuisances()
 UNITS = {"teff": "K", "vmic": "km/s", "vsini": "km/s", "vrad": "km/s"}  # all other labels: dex
 
 
@@ -40,6 +46,9 @@ def label_spectra(
     fast: bool = False,
     seed: int | tuple[int, ...] = 0,
     keep_draws: bool = False,
+    nuisances: Nuisances = NONE,
+    prior: np.ndarray | None = None,
+    known: KnownLabels | None = None,
     settings: ManySettings = SETTINGS,
     progress: Callable[[str], None] = lambda text: None,
 ) -> xr.Dataset:
@@ -57,6 +66,12 @@ def label_spectra(
         fast: weighted draws instead of NUTS; the output is the same.
         seed: of the draws.
         keep_draws: whether draws come out too.
+        nuisances: what spectra may differ in besides labels; integrated out.
+        prior: labels of a sample of the population the spectra come from, (n, n_label), in the labels' units and order;
+            its density takes the place of the training stars'. What is flagged as extrapolation is still what
+            the training stars say.
+        known: measurements of some stars' labels besides their spectra, independent of these. Where the emulator makes
+            posteriors wider (`Known.spread`), it does so with them in, so that they count for a little less.
         settings: of NUTS.
         progress: told how many spectra are done.
 
@@ -65,11 +80,13 @@ def label_spectra(
         fits, misfit_rank(star) between 0 and 1 (the share of unseen training spectra that fit better),
         extrapolation(star) between 0 and 1 (the share of training stars in denser places), flag(star), true where
         there is a reason not to trust the labels, and reason(star): ``extrapolation``, ``misfit``, ``k_hat`` or
-        ``not converged``, ``missing pixels``, for which there is no answer. k_hat(star); full: r_hat(star, label),
-        ess_bulk(star, label), diverging(star). Draws: draws(star, draw, label).
+        ``not converged``, ``nuisances``, which lie beyond where their form is right, ``missing pixels``, for which
+        there is no answer. k_hat(star); full: r_hat(star, label), ess_bulk(star, label), diverging(star). Draws:
+        draws(star, draw, label). Nuisances: nuisance_value(star, nuisance) and nuisance_sd: continuum coefficients,
+        velocity in km/s, broadening in (km/s)^2.
 
     Errors:
-        HbcalError where the wavelengths are not the emulator's.
+        HbcalError where the wavelengths are not the emulator's, or nuisances do not apply to it.
 
     Example:
         >>> label_spectra(tiny_emulator(), tiny_spectra(), fast=True)["covariance"].dims
@@ -77,30 +94,49 @@ def label_spectra(
 
     Source: Vehtari et al. 2024, JMLR 25, 72 (PSIS); Hoffman and Gelman 2014, JMLR 15, 1593 (NUTS).
     """
-    known = emulator.known
-    wave = np.asarray(known.wave)
+    trained = emulator.known
+    wave = np.asarray(trained.wave)
     if spectra.wave.shape != wave.shape or not np.allclose(spectra.wave, wave, rtol=1e-6):
         raise HbcalError(
             f"The spectra have {len(spectra.wave)} pixels from {spectra.wave[0]:g} to {spectra.wave[-1]:g}, the "
             f"emulator {len(wave)} from {wave[0]:g} to {wave[-1]:g}: resample them onto its grid."
         )
+    emulator = with_nuisances(emulator, nuisances)
+    density = trained.density if prior is None else label_density((prior - trained.centre) / trained.unit)
     parts, n = [], len(spectra.star)
     for first in range(0, n, BATCH):
         rows = slice(first, first + BATCH)
         flux, err = (_padded(each[rows], BATCH) for each in (spectra.flux, spectra.flux_err))
-        found = _label(emulator, flux, err, fast, np.random.default_rng([*np.atleast_1d(seed), first]), settings)
+        extra = _measured(emulator, known, spectra.star[rows])
+        rng = np.random.default_rng([*np.atleast_1d(seed), first])
+        found = _label(emulator, density, flux, err, extra, fast, rng, settings)
         parts.append({name: values[: len(spectra.star[rows])] for name, values in found.items()})
         progress(f"labelling: {min(first + BATCH, n)} of {n} spectra")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
     return _dataset(emulator, spectra.star, joined, fast, keep_draws)
 
 
+def _measured(emulator: Emulator, known: KnownLabels | None, star: np.ndarray) -> Measured:
+    """What is known besides of the stars of a batch, scaled."""
+    unit, centre = np.asarray(emulator.known.unit), np.asarray(emulator.known.centre)
+    value, weight = np.zeros((2, BATCH, len(unit)))
+    if known is not None:
+        place = {name: i for i, name in enumerate(known.star.tolist())}
+        rows = np.array([place.get(str(name), -1) for name in star.tolist()], int)
+        there = (rows >= 0)[:, None] & np.isfinite(known.value + known.err)[rows]
+        value[: len(star)] = np.where(there, (known.value[rows] - centre) / unit, 0.0)
+        weight[: len(star)] = np.where(there, (known.err[rows] / unit) ** -2.0, 0.0)
+    return Measured(jnp.asarray(value), jnp.asarray(weight))
+
+
 def _label(
-    emulator: Emulator, flux: np.ndarray, err: np.ndarray, fast: bool, rng: np.random.Generator, settings: ManySettings
-) -> dict[str, np.ndarray]:
+    emulator: Emulator, prior: LabelDensity, flux: np.ndarray, err: np.ndarray, extra: Measured, fast: bool,
+    rng: np.random.Generator, settings: ManySettings,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Draws, their shares, and what is known of them, of one batch."""
-    stars, why = emulator.read(flux, err)
-    draws, share, k_hat = _weighted(emulator, stars, rng)
+    spectra, why = emulator.read(flux, err)
+    stars = Observed(spectra, extra)
+    draws, share, k_hat = _weighted(emulator, prior, stars, rng)
     out: dict[str, np.ndarray] = {"why": why, "k_hat": k_hat}
     if not fast:
         mean = np.einsum("sd,sdl->sl", share, draws)
@@ -108,21 +144,29 @@ def _label(
         cov = np.einsum("sd,sdl,sdm->slm", share, left, left) + 1e-10 * np.eye(mean.shape[1])
         key = jax.random.PRNGKey(int(rng.integers(2**31)))
         chains, diverging = jax.device_get(
-            _sample(emulator, stars, jnp.asarray(mean), jnp.linalg.cholesky(jnp.asarray(cov)), key, settings)
+            _compiled(settings)(emulator, prior, stars, jnp.asarray(mean), jnp.linalg.cholesky(jnp.asarray(cov)), key)
         )
         out |= {"r_hat": _each(array_stats.rhat, chains), "ess_bulk": _each(array_stats.ess, chains)}
         out["diverging"] = diverging.sum(axis=1)
         draws = chains.reshape(len(chains), -1, chains.shape[-1])
         share = np.full(draws.shape[:2], 1.0 / draws.shape[1])
     at = np.einsum("sd,sdl->sl", share, draws)
-    out["chi2"], out["density"] = map(np.asarray, _told(emulator, stars, jnp.asarray(at)))
+    out["chi2"], out["density"] = map(np.asarray, _told(emulator, spectra, jnp.asarray(at)))
+    if isinstance(emulator, NuisanceEmulator):
+        some = slice(None, None, -(-draws.shape[1] // MOST))
+        told = _nuisances(emulator, spectra, jnp.asarray(draws[:, some]), jnp.asarray(share[:, some]))
+        out["nuisance_value"], out["nuisance_sd"] = map(np.asarray, told)
+        off = np.hypot(out["nuisance_value"] - np.asarray(spectra.centre), out["nuisance_sd"])
+        out["bent"] = (off > np.asarray(emulator.reach)).any(axis=1)
     return out | {"draws": draws, "share": share}
 
 
-def _weighted(emulator: Emulator, stars: Any, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _weighted(
+    emulator: Emulator, prior: LabelDensity, stars: Observed, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws of every star, their shares, and k-hat; stars that one round does not settle get more."""
-    centre, root = _guess(emulator, stars)
-    draws, weight = map(np.array, _around(emulator, stars, centre, root, _noise(rng, *centre.shape)))
+    centre, root = _guess(emulator, prior, stars)
+    draws, weight = map(np.array, _around(emulator, prior, stars, centre, root, _noise(rng, *centre.shape)))
     share, k_hat = _smooth(weight)
     for _ in range(ROUNDS - 1):
         poor = np.flatnonzero(~(k_hat <= K_HAT) | ~((share**2).sum(1) * N_DRAW <= 1.0 / LEAST))
@@ -131,7 +175,7 @@ def _weighted(emulator: Emulator, stars: Any, rng: np.random.Generator) -> tuple
             padded = np.resize(rows, AGAIN)
             centre, root = _closer(jnp.asarray(draws[padded]), jnp.asarray(weight[padded]))
             some = jax.tree.map(lambda leaf, padded=padded: leaf[padded], stars)
-            again = map(np.array, _around(emulator, some, centre, root, _noise(rng, *centre.shape)))
+            again = map(np.array, _around(emulator, prior, some, centre, root, _noise(rng, *centre.shape)))
             draws[rows], weight[rows] = (each[: len(rows)] for each in again)
             share[rows], k_hat[rows] = _smooth(weight[rows])
     return draws, share, k_hat
@@ -153,23 +197,25 @@ def _smooth(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @jax.jit
-def _around(emulator: Emulator, stars: Any, centre: Array, root: Array, noise: Array) -> tuple[Array, Array]:
-    def one(star: Any, at: Array, turn: Array, t: Array) -> tuple[Array, Array]:
-        return weigh_around(lambda x: log_joint(emulator, x, star), at, turn, t)
+def _around(
+    emulator: Emulator, prior: LabelDensity, stars: Observed, centre: Array, root: Array, noise: Array
+) -> tuple[Array, Array]:
+    def one(star: Observed, at: Array, turn: Array, t: Array) -> tuple[Array, Array]:
+        return weigh_around(lambda x: log_joint(emulator, prior, x, star), at, turn, t)
 
     return jax.vmap(one)(stars, centre, root, noise)
 
 
 @jax.jit
-def _guess(emulator: Emulator, stars: Any) -> tuple[Array, Array]:
+def _guess(emulator: Emulator, prior: LabelDensity, stars: Observed) -> tuple[Array, Array]:
     """Centre and root of the first draws: the emulator's own guess, or the mode near the likeliest training star."""
     if hasattr(emulator, "guess"):
-        return emulator.guess(stars)
+        return jax.vmap(tightened)(stars.measured, *emulator.guess(stars.spectrum))
     starts = jnp.asarray(emulator.known.starts)
 
-    def one(star: Any) -> tuple[Array, Array]:
-        told = jax.lax.map(lambda x: log_joint(emulator, x, star), starts)
-        return newton_mode(lambda x: log_joint(emulator, x, star), starts[jnp.argmax(told)])
+    def one(star: Observed) -> tuple[Array, Array]:
+        told = jax.lax.map(lambda x: log_joint(emulator, prior, x, star), starts)
+        return newton_mode(lambda x: log_joint(emulator, prior, x, star), starts[jnp.argmax(told)])
 
     return jax.vmap(one)(stars)
 
@@ -180,20 +226,30 @@ def _closer(draws: Array, weight: Array) -> tuple[Array, Array]:
 
 
 @jax.jit
-def _told(emulator: Emulator, stars: Any, at: Array) -> tuple[Array, Array]:
-    """Misfit and ln p(labels) at the mean."""
-    return jax.vmap(emulator.misfit)(at, stars), emulator.known.density.log_density(at)
+def _told(emulator: Emulator, spectra: Any, at: Array) -> tuple[Array, Array]:
+    """Misfit and ln p(labels), of the training stars, at the mean."""
+    return jax.vmap(emulator.misfit)(at, spectra), emulator.known.density.log_density(at)
 
 
-def _sample(emulator: Emulator, stars: Any, centre: Array, root: Array, key: Array, settings: ManySettings) -> Any:
-    return _compiled(settings)(emulator, stars, centre, root, key)
+@jax.jit
+def _nuisances(emulator: NuisanceEmulator, spectra: Any, draws: Array, share: Array) -> tuple[Array, Array]:
+    """Mean and sd of each star's nuisances: what they are given the labels, and what the labels leave open."""
+    share = share / share.sum(axis=1, keepdims=True)
+
+    def one(x: Array) -> tuple[Array, Array]:
+        mean, cov = jax.vmap(emulator.nuisances)(x, spectra)
+        return mean, jnp.diagonal(cov, axis1=1, axis2=2)
+
+    each, var = jax.lax.map(one, jnp.swapaxes(draws, 0, 1))
+    mean = jnp.einsum("sd,dsk->sk", share, each)
+    return mean, jnp.sqrt(jnp.einsum("sd,dsk->sk", share, var + (each - mean[None]) ** 2))
 
 
 def _compiled(settings: ManySettings) -> Any:
     if settings not in _COMPILED:
 
-        def run(emulator: Emulator, stars: Any, centre: Array, root: Array, key: Array) -> Any:
-            return sample_many(Task(spectral_labels, (emulator,)), "x", stars, centre, root, key, settings)
+        def run(emulator: Emulator, prior: Any, stars: Any, centre: Array, root: Array, key: Array) -> Any:
+            return sample_many(Task(spectral_labels, (emulator, prior)), "x", stars, centre, root, key, settings)
 
         _COMPILED[settings] = jax.jit(run)
     return _COMPILED[settings]
@@ -236,6 +292,8 @@ def _dataset(
     else:
         settled = (found.get("r_hat", np.zeros((0, 1))) <= R_HAT) & (found.get("ess_bulk", np.zeros((0, 1))) >= ESS)
         checks["not converged"] = ~settled.all(axis=1)
+    if "bent" in found:
+        checks["nuisances"] = found["bent"]
     reason = np.array(
         [", ".join(name for name, holds in checks.items() if holds[i]) if ok else "missing pixels"
          for i, ok in enumerate(usable)], dtype=object,
@@ -255,8 +313,15 @@ def _dataset(
     if keep_draws:
         data["draws"] = (("star", "draw", "label"), where(centre + unit * draws))
         data |= {"weight": (("star", "draw"), share)} if fast else {}
+    coords: dict[str, Any] = {"star": star.astype(object), "label": labels, "label_2": labels}
+    if isinstance(emulator, NuisanceEmulator):
+        nothing = np.zeros((n_star, len(emulator.names)))
+        data |= {
+            name: (("star", "nuisance"), where(found.get(name, nothing))) for name in ("nuisance_value", "nuisance_sd")
+        }
+        coords["nuisance"] = list(emulator.names)
     attrs = {
         "hbcal": hbcal.__version__, "method": "importance sampling, PSIS" if fast else "NUTS",
         "units": ", ".join(UNITS.get(label, "dex") for label in labels),
     }  # fmt: skip
-    return xr.Dataset(data, {"star": star.astype(object), "label": labels, "label_2": labels}, attrs)
+    return xr.Dataset(data, coords, attrs)

@@ -5,23 +5,38 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 import hbcal
-from hbcal._errors import HbcalError
+from hbcal._errors import HbcalError, some
+from hbcal.catalogue.label_tables import KnownLabels, read_known, read_prior
 from hbcal.catalogue.write import check_file
 from hbcal.emulator.base import Emulator
 from hbcal.emulator.files import MODEL, load_emulator
+from hbcal.emulator.nuisances import Nuisances, with_nuisances
 from hbcal.folder import write_text
-from hbcal.label import BATCH, label_spectra
+from hbcal.label import BATCH, NONE, label_spectra
 from hbcal.spectra.container import Spectra, agreeing, join
 from hbcal.spectra.formats import iter_any
 
 PIECE = 4 * BATCH  # spectra between two files on disk
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Of `hbcal.label.label_spectra`, whose names they have."""
+
+    fast: bool
+    keep_draws: bool
+    nuisances: Nuisances
+    prior: np.ndarray | None
+    known: KnownLabels | None
 
 
 def label_files(
@@ -32,6 +47,9 @@ def label_files(
     fast: bool = False,
     seed: int = 0,
     keep_draws: bool = False,
+    nuisances: Nuisances = NONE,
+    prior: str | Path | None = None,
+    known: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda text: None,
@@ -42,7 +60,9 @@ def label_files(
         model: folder of an emulator.
         files: of the plain container or any survey's format that is known, on the emulator's wavelengths.
         out: an ``.nc``; complete or absent. Beside it ``.<name>.pieces`` holds what is done until all is.
-        fast, seed, keep_draws: of `hbcal.label.label_spectra`.
+        fast, seed, keep_draws, nuisances: of `hbcal.label.label_spectra`.
+        prior: table of labels of a sample of the population the spectra come from, see `read_prior`.
+        known: table of measurements of single stars' labels besides their spectra, see `read_known`.
         resume: go on with a labelling that was interrupted; the result is the same to the bit.
         overwrite: whether an existing `out` may be replaced.
         progress: called with lines of text.
@@ -51,8 +71,8 @@ def label_files(
         What was written.
 
     Errors:
-        HbcalError for anything wrong with model, spectra or `out`; a star that appears twice is told where
-            it does.
+        HbcalError for anything wrong with model, spectra, tables or `out`, or where no star of `known` has a spectrum; a
+            star that appears twice is told where it does.
 
     Example:
         >>> import tempfile
@@ -69,23 +89,34 @@ def label_files(
     out, paths = Path(out), [Path(file) for file in files]
     check_file(out, overwrite=overwrite, suffixes=(".nc",))
     emulator = load_emulator(Path(model))
+    with_nuisances(emulator, nuisances)  # refused before anything is written
+    labels_of = emulator.known.label_names
+    asked = Asked(
+        fast, keep_draws, nuisances, read_prior(Path(prior), labels_of) if prior is not None else None,
+        read_known(Path(known), labels_of) if known is not None else None,
+    )  # fmt: skip
     pieces = out.with_name(f".{out.name}.pieces")
     mark = {
         "hbcal": hbcal.__version__, "model": _state(Path(model) / MODEL), "spectra": [_state(file) for file in paths],
-        "fast": fast, "seed": seed, "keep_draws": keep_draws,
+        "fast": fast, "seed": seed, "keep_draws": keep_draws, "nuisances": asdict(nuisances),
+        "prior": _state(Path(prior)) if prior is not None else None,
+        "known": _state(Path(known)) if known is not None else None,
     }  # fmt: skip
+    n_known = _count_known(asked.known, paths, str(known))
     _begin(pieces, mark, resume=resume, overwrite=overwrite)
     n_done = 0
     for at, spectra in enumerate(_pieces(paths)):
         n_done += len(spectra.star)
         piece = pieces / f"{at:06d}.nc"
         if not piece.exists():
-            _write(_labelled(emulator, spectra, at, fast, seed, keep_draws), piece)
+            _write(_labelled(emulator, spectra, (seed, at), asked), piece)
         progress(f"labelling: {n_done} spectra")
     begun = (xr.load_dataset(path, engine="h5netcdf") for path in sorted(pieces.glob("*.nc")))
     labels = xr.concat(list(begun), "star", data_vars="minimal")
     labels.attrs |= {
         "model": str(model), "spectra": ", ".join(str(file) for file in files), "seed": seed,
+        "prior": str(prior or "training stars"), "known": f"{known}: {n_known} spectra" if known is not None else "",
+        "nuisances": json.dumps(asdict(nuisances)) if nuisances.some else "",
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     _write(labels, out)
@@ -106,8 +137,22 @@ def _pieces(files: Sequence[Path]) -> Iterator[Spectra]:
         yield rest
 
 
-def _labelled(emulator: Emulator, spectra: Spectra, at: int, fast: bool, seed: int, keep_draws: bool) -> xr.Dataset:
-    return label_spectra(emulator, spectra, fast=fast, seed=(seed, at), keep_draws=keep_draws)
+def _labelled(emulator: Emulator, spectra: Spectra, seed: tuple[int, int], asked: Asked) -> xr.Dataset:
+    return label_spectra(emulator, spectra, seed=seed, **vars(asked))
+
+
+def _count_known(known: KnownLabels | None, files: Sequence[Path], name: str) -> int:
+    """How many of the spectra's stars have a measurement: one pass over the files, cheap beside labelling them."""
+    if known is None:
+        return 0
+    there = set(known.star.tolist())
+    n = sum(str(star) in there for part in iter_any(files) for star in part.star.tolist())
+    if not n:
+        raise HbcalError(
+            f"None of the {len(there)} star(s) of {Path(name).name}, such as {some(known.star, 1)}, has a spectrum: its "
+            "column 'star' must hold the spectra's ids."
+        )
+    return n
 
 
 def _state(path: Path) -> list[Any]:

@@ -174,8 +174,8 @@ def test_a_labelling_that_has_begun_is_not_thrown_away(files):
 def test_rounds_settle_stars_that_a_poor_guess_does_not(tiny_emulator, fresh, monkeypatch):
     real = hbcal.label._guess
 
-    def poor(emulator, stars):
-        centre, root = real(emulator, stars)
+    def poor(*given):
+        centre, root = real(*given)
         return centre + 2.0 * root.sum(-1), 0.5 * root
 
     monkeypatch.setattr(hbcal.label, "_guess", poor)

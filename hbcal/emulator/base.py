@@ -121,28 +121,3 @@ def sharing(levels: AnyArray, value: AnyArray) -> np.ndarray:
         [0.0, 0.5]
     """
     return np.searchsorted(np.asarray(levels), np.asarray(value)) / len(np.asarray(levels))
-
-
-def log_joint(emulator: Emulator, x: Float[Array, " n_label"], star: Any) -> Array:
-    """ln p(spectrum | labels) + ln p(labels), up to a number.
-
-    Args:
-        emulator: trained.
-        x: scaled labels.
-        star: of `Emulator.read`, one star.
-
-    Returns:
-        A number.
-
-    Errors:
-        None.
-
-    Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> emulator = tiny_emulator()
-        >>> stars, _ = emulator.read(tiny_spectra().flux, tiny_spectra().flux_err)
-        >>> bool(jnp.isfinite(log_joint(emulator, jnp.zeros(2), jax.tree.map(lambda leaf: leaf[0], stars))))
-        True
-    """
-    return emulator.log_likelihood(x, star) + emulator.known.density.log_density(x)

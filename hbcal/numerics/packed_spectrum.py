@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,16 +78,43 @@ def pack_spectra(layer: PixelLayer, flux: np.ndarray, flux_err: np.ndarray, n_no
     weights = np.asarray(layer.weights)
     outer = pack(weights[:, :, None] * weights[:, None, :])
     parts = [
-        _pack(layer, outer, flux[at : at + CHUNK], flux_err[at : at + CHUNK], n_node)
+        _pack(layer, weights, lambda q: q @ outer, flux[at : at + CHUNK], flux_err[at : at + CHUNK], n_node)
         for at in range(0, len(flux), CHUNK)
     ]
     return PackedSpectrum(*(jnp.asarray(np.concatenate([part[k] for part in parts])) for k in range(3)))
 
 
-def _pack(
-    layer: PixelLayer, outer: np.ndarray, flux: np.ndarray, err: np.ndarray, n_node: int
+def pack_own(
+    layer: PixelLayer, weights: np.ndarray, flux: np.ndarray, flux_err: np.ndarray, n_node: int = N_NODE
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    weights, scatter, scale = (np.asarray(each) for each in (layer.weights, layer.scatter, layer.scale))
+    """As `pack_spectra`, of one spectrum that has weights of its own.
+
+    Args:
+        layer: for the variances.
+        weights: (n_pix, n), in place of the layer's.
+        flux, flux_err: (n_pix,), NaN where missing.
+        n_node: terms of the series.
+
+    Returns:
+        The three arrays of `PackedSpectrum`, each with a leading axis of one.
+
+    Errors:
+        None.
+
+    Example:
+        >>> layer = PixelLayer(np.ones((5, 1)), np.zeros(5), np.eye(1), np.ones(5))
+        >>> series, _, _ = pack_own(layer, np.ones((5, 2)), np.ones(5), np.full(5, 0.1))
+        >>> series.shape
+        (1, 8, 7)
+    """
+    return _pack(layer, weights, lambda q: pack((weights * q.T).T @ weights)[None], flux[None], flux_err[None], n_node)
+
+
+def _pack(
+    layer: PixelLayer, weights: np.ndarray, gram: Callable[[np.ndarray], np.ndarray], flux: np.ndarray,
+    err: np.ndarray, n_node: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    scatter, scale = np.asarray(layer.scatter), np.asarray(layer.scale)
     seen = np.isfinite(flux) & np.isfinite(err) & np.isfinite(scatter)
     y = np.where(seen, flux, 0.0)
     v = np.where(seen, np.where(seen, err, 1.0) ** 2 + np.where(np.isfinite(scatter), scatter, 0.0), 1.0)
@@ -101,7 +130,7 @@ def _pack(
         d = v * (1.0 - t) + turn[:, None] * t / scale
         q = seen / d
         values.append(
-            np.column_stack([q @ outer, (q * y) @ weights, (q * y**2).sum(1), np.where(seen, np.log(d), 0.0).sum(1)])
+            np.column_stack([gram(q), (q * y) @ weights, (q * y**2).sum(1), np.where(seen, np.log(d), 0.0).sum(1)])
         )
     series = np.einsum("kn,nsm->skm", to_series, np.stack(values))
     return series, turn, seen.sum(axis=1).astype(float)
@@ -180,11 +209,45 @@ def off_by(
 
     Source: Woodbury 1950; the Sherman-Morrison-Woodbury identity.
     """
-    reach = slope @ root
-    at = found.gram @ phi
-    chi2 = found.square - 2.0 * found.cross @ phi + phi @ at
-    pull = reach.T @ (found.cross - at)
-    root = jnp.linalg.cholesky(jnp.eye(root.shape[1]) + reach.T @ found.gram @ reach)
+    chi2, pull, root = _pulled(found, phi, slope @ root)
     half = jax.scipy.linalg.solve_triangular(root, pull, lower=True)
     log_det = found.log_det + 2.0 * jnp.log(jnp.diagonal(root)).sum()
     return jnp.asarray(chi2 - half @ half), jnp.asarray(log_det)
+
+
+def error_given(
+    found: Moments,
+    phi: Float[Array, " n_feature"],
+    slope: Float[Array, "n_feature n_label"],
+    root: Float[Array, "n_label n_label"],
+) -> tuple[Array, Array]:
+    """What the spectrum says of the shared error d ~ N(0, root root') of `off_by`.
+
+        d = root u,   u ~ N(M^-1 A' V^-1 r, M^-1),   M = 1 + A' V^-1 A,   A = w' slope root
+
+    Args:
+        found, phi, slope, root: of `off_by`.
+
+    Returns:
+        Mean and covariance of d.
+
+    Errors:
+        None.
+
+    Example:
+        >>> found = Moments(jnp.eye(1), jnp.ones(1), jnp.ones(()), jnp.zeros(()))
+        >>> mean, cov = error_given(found, jnp.zeros(1), jnp.ones((1, 1)), jnp.eye(1))
+        >>> round(float(mean[0]), 6), round(float(cov[0, 0]), 6)  # one pixel of 1 +- 1, and a prior of 0 +- 1
+        (0.5, 0.5)
+    """
+    _, pull, inner = _pulled(found, phi, slope @ root)
+    half = jax.scipy.linalg.solve_triangular(inner, root.T, lower=True)
+    return half.T @ jax.scipy.linalg.solve_triangular(inner, pull, lower=True), half.T @ half
+
+
+def _pulled(found: Moments, phi: Array, reach: Array) -> tuple[Array, Array, Array]:
+    """chi2 without the error that is shared, A' V^-1 r, and the root of 1 + A' V^-1 A."""
+    at = found.gram @ phi
+    chi2 = found.square - 2.0 * found.cross @ phi + phi @ at
+    inner = jnp.linalg.cholesky(jnp.eye(reach.shape[1]) + reach.T @ found.gram @ reach)
+    return jnp.asarray(chi2), reach.T @ (found.cross - at), inner
