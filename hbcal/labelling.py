@@ -71,8 +71,8 @@ def label_files(
         What was written.
 
     Errors:
-        HbcalError for anything wrong with model, spectra, tables or `out`, or where no star of `known` has a spectrum; a
-            star that appears twice is told where it does.
+        HbcalError for anything wrong with model, spectra, tables or `out`, or where no star of `known` has a
+            spectrum; a star that appears twice is told where it does.
 
     Example:
         >>> import tempfile
@@ -146,11 +146,11 @@ def _count_known(known: KnownLabels | None, files: Sequence[Path], name: str) ->
     if known is None:
         return 0
     there = set(known.star.tolist())
-    n = sum(str(star) in there for part in iter_any(files) for star in part.star.tolist())
+    n = sum(str(star) in there for part in agreeing(iter_any(files)) for star in part.star.tolist())
     if not n:
         raise HbcalError(
-            f"None of the {len(there)} star(s) of {Path(name).name}, such as {some(known.star, 1)}, has a spectrum: its "
-            "column 'star' must hold the spectra's ids."
+            f"None of the {len(there)} star(s) of {Path(name).name}, such as {some(known.star, 1)}, has a spectrum: "
+            "its column 'star' must hold the spectra's ids."
         )
     return n
 

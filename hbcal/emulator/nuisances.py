@@ -20,6 +20,7 @@ from hbcal.numerics.wavelength import SPEED_OF_LIGHT
 
 ROUNDS = 4  # of moving the weights to where the spectrum is
 FAR = 3.0  # prior sds a velocity is searched over; pixels so near an end are not used
+SHARPER = 0.3  # of a line's variance that it may lack: weights cannot be made sharper than that
 STRAIGHT = 0.5  # of a line's width, or variance: what is left of a shift, or a broadening, is linear within it
 
 
@@ -175,7 +176,9 @@ def with_nuisances(emulator: Emulator, nuisances: Nuisances) -> Emulator:
     stretch = stretches(wave, np.isfinite(np.asarray(emulator.layer.scatter)))
     if not (stretch >= 0).any():
         raise HbcalError("The emulator has no four neighbouring pixels: it cannot be shifted, and has no continuum.")
-    names, sd, reach = [], [], []
+    names: list[str] = []
+    sd: list[float] = []
+    reach: list[float] = []
     if nuisances.continuum is not None and nuisances.continuum_sd > 0:
         terms = continuum_terms(wave, stretch, nuisances.continuum)[1]
         names += terms
@@ -253,9 +256,9 @@ class _Mover:
         if "velocity" in self.of.names:
             k = self.of.names.index("velocity")
             new[:, k] = np.clip(new[:, k], -self.most, self.most)
-        if "broadening" in self.of.names:  # no line can lose more than its width
+        if "broadening" in self.of.names:
             k = self.of.names.index("broadening")
-            new[:, k] = np.maximum(new[:, k], -np.asarray(self.of.reach)[k])
+            new[:, k] = np.maximum(new[:, k], -SHARPER / STRAIGHT * np.asarray(self.of.reach)[k])
         return new, x_new, cost
 
     def search(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -287,7 +290,7 @@ def _gauss_newton(emulator: NuisanceEmulator, stars: NuisedSpectrum) -> tuple[Ar
     def one(star: PackedSpectrum, x: Array) -> Array:
         phi = emulator.pixels.features.of(x)
         found = moments(star, jnp.zeros(()), len(phi))
-        return found.square - 2.0 * found.cross @ phi + phi @ found.gram @ phi + found.log_det
+        return jnp.asarray(found.square - 2.0 * found.cross @ phi + phi @ found.gram @ phi + found.log_det)
 
     phi = jax.vmap(emulator.pixels.features.of)(x)
     left = given[0] - jnp.einsum("skf,sf->sk", given[1], phi)

@@ -24,7 +24,7 @@ from hbcal.training import train_emulator
 WAVE = np.concatenate([np.linspace(5000.0, 5030.0, 151), np.linspace(5600.0, 5640.0, 181)])
 WIDTH = 30.0  # km/s, sd of a line: 2.5 pixels
 CENTRE, UNIT = np.array([5000.0, -0.2]), np.array([300.0, 0.3])
-WHAT = Nuisances(continuum=1, continuum_sd=0.05, velocity=8.0, broadening=12.0)
+WHAT = Nuisances(continuum=1, continuum_sd=0.05, velocity=8.0, broadening=6.0)
 N, NOISE = 300, 0.01
 
 
@@ -68,7 +68,7 @@ def _drawn():
     rng = np.random.default_rng(3)
     c = {
         "tilt": 0.05 * rng.normal(size=(N, 4)), "velocity": 8.0 * rng.normal(size=N),
-        "broadening": 144.0 * rng.normal(size=N),
+        "broadening": 36.0 * rng.normal(size=N),
     }  # fmt: skip
     return observe(N, 5, **c), np.column_stack([c["tilt"], c["velocity"], c["broadening"]])
 
