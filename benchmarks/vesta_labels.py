@@ -2,14 +2,14 @@
 
     python benchmarks/vesta_labels.py [SYNTHETIC.npz ...]
 
-Without arguments: the 6480-6735 A window of the shared Turbospectrum spectra, stars within BOX. Each argument is a file of
-`hbcal synthesize` in the window of one of GALAH's arms. Spectra are brought to R = 28,000 and Vesta's pixels in its frame
-at rest (the pipeline's velocity); a continuum, a velocity and a broadening are left to be integrated out.
+Without arguments: the 6480-6735 A window of the shared Turbospectrum spectra, stars within BOX. Each argument is a file
+of `hbcal synthesize` in the window of one of GALAH's arms. Spectra are brought to R = 28,000 and Vesta's pixels in its
+frame at rest (the pipeline's velocity); a continuum, a velocity and a broadening are left to be integrated out.
 
-Theory is off by more than noise. Its misfit is taken from Vesta's own residuals at Vesta's own best labels, never from the
-Sun's: their mean square in bins of line depth, times how many neighbouring pixels go wrong together (1 + 2 sum of the
-autocorrelation), is added to each pixel's variance; pixels off by more than 5 robust sd are left out; then again. What all
-lines get wrong together (one-dimensional LTE, damping, the resolution's shape) is not in it.
+Theory is off by more than noise. Its misfit is taken from Vesta's own residuals at Vesta's own best labels, never from
+the Sun's: their mean square in bins of line depth, times how many neighbouring pixels go wrong together (1 + 2 sum of
+the autocorrelation), is added to each pixel's variance; pixels off by more than 5 robust sd are left out; then again.
+What all lines get wrong together (one-dimensional LTE, damping, the resolution's shape) is not in it.
 """
 
 import os
@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import chi2
 
+from hbcal import label as job
 from hbcal.emulator.nuisances import Nuisances, _Mover, with_nuisances
-from hbcal.infer.many import ManySettings
 from hbcal.label import label_spectra
 from hbcal.numerics.wavelength import SPEED_OF_LIGHT
 from hbcal.spectra.container import Spectra, read_spectra
@@ -84,7 +84,7 @@ def residual(emulator, star, found):
 
 
 def misfit(left, depth):
-    """Variance of theory's error at each pixel, pixels to leave out, and over how many neighbours errors go together."""
+    """Variance of theory's error at each pixel, pixels to leave out, and how many pixels go wrong together."""
     ok = np.isfinite(left)
     robust = 1.4826 * np.median(np.abs(left[ok] - np.median(left[ok])))
     far = ok & (np.abs(left) > 5.0 * np.maximum(robust, 0.0))
@@ -118,6 +118,7 @@ def tell(title, found):
 
 
 def main(files):
+    job.BATCH = job.AGAIN  # one star at a time needs no room for more
     made = [(*[getattr(s, k) for k in ("wave", "flux", "labels", "label_names")],) for s in
             (read_spectra([Path(f)], labels=True) for f in files)] or [shared()]  # fmt: skip
     for wave, flux, labels, names in made:
@@ -139,10 +140,9 @@ def main(files):
             layer = replace(emulator.layer, scatter=np.asarray(emulator.layer.scatter) + np.nan_to_num(extra))
             theory = replace(emulator, layer=layer)
             found = label_spectra(theory, seen, fast=True, nuisances=WHAT)
-        print(f"  theory's misfit: {np.sqrt(np.median(extra / together)):.4f} of the flux, {together:.1f} pixels together, "
-              f"{int(far.sum())} pixels left out")  # fmt: skip
-        found = label_spectra(theory, seen, nuisances=WHAT, settings=ManySettings(draws=100, warmup=40))
-        tell("nuisances and theory's misfit (NUTS)", found)
+        size = np.sqrt(np.median(extra / together))
+        print(f"  theory's misfit: {size:.4f}, {together:.1f} pixels together, {int(far.sum())} pixels left out")
+        tell("nuisances and theory's misfit", found)
         for name, value, sd in zip(found["nuisance"].to_numpy(), found["nuisance_value"].to_numpy()[0],
                                    found["nuisance_sd"].to_numpy()[0], strict=True):  # fmt: skip
             print(f"    {name}: {value:.3f} +- {sd:.3f}")

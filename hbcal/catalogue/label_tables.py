@@ -71,8 +71,8 @@ def read_known(path: Path, labels: tuple[str, ...]) -> KnownLabels:
     """Measurements of single stars' labels besides their spectra.
 
     Args:
-        path: a table with the column ``star`` and pairs ``<label>``, ``<label>_err``; a value or an error that is missing
-            is no measurement.
+        path: a table with the column ``star`` and pairs ``<label>``, ``<label>_err``; a value or an error that is
+            missing is no measurement.
         labels: of the emulator.
 
     Returns:
@@ -122,5 +122,5 @@ def _refuse_missing(path: Path, labels: tuple[str, ...]) -> None:
     lacking = [label for label in labels if label not in names]
     if lacking:
         raise HbcalError(
-            f"{path.name} lacks {some(lacking)}: a prior needs a column for each label of the emulator, {some(labels, 99)}."
+            f"{path.name} lacks {some(lacking)}: a prior needs a column for every label, {some(labels, 99)}."
         )

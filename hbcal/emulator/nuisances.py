@@ -13,7 +13,7 @@ from hbcal._pytree import pytree, static
 from hbcal._typing import AnyArray, Array, Float
 from hbcal.emulator.base import Emulator, Known
 from hbcal.emulator.pixels import PixelEmulator, scale_root
-from hbcal.numerics.moved_weights import Curves, continuum_terms, curves, line_width, moved, stretches
+from hbcal.numerics.moved_weights import continuum_terms, curves, line_width, moved, stretches
 from hbcal.numerics.packed_spectrum import Moments, PackedSpectrum, error_given, moments, off_by, pack_own
 from hbcal.numerics.pixel_layer import where_packed
 from hbcal.numerics.wavelength import SPEED_OF_LIGHT
