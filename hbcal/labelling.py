@@ -145,7 +145,7 @@ def _count_known(known: KnownLabels | None, files: Sequence[Path], name: str) ->
     """How many of the spectra's stars have a measurement: one pass over the files, cheap beside labelling them."""
     if known is None:
         return 0
-    there = set(known.star.tolist())
+    there = set(known.star[np.isfinite(known.value + known.err).any(axis=1)].tolist())
     n = sum(str(star) in there for part in agreeing(iter_any(files)) for star in part.star.tolist())
     if not n:
         raise HbcalError(

@@ -106,7 +106,7 @@ def test_tables_are_told_in_the_output(files):
     labelled(files, prior=files / "prior.csv", known=files / "known.csv", nuisances=Nuisances(continuum=1))
     found = xr.load_dataset(files / "out.nc", engine="h5netcdf")
     assert found.attrs["prior"].endswith("prior.csv")
-    assert found.attrs["known"].endswith("known.csv: 2 spectra")
+    assert found.attrs["known"].endswith("known.csv: 1 spectra")
     assert '"continuum": 1' in found.attrs["nuisances"]
     assert found["nuisance_value"].dims == ("star", "nuisance")
 
