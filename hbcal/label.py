@@ -18,6 +18,7 @@ from hbcal.emulator.base import Emulator, log_joint, sharing
 from hbcal.infer.many import ManySettings, sample_many
 from hbcal.infer.task import Task
 from hbcal.numerics.importance import DOF, closer, newton_mode, weigh_around
+from hbcal.numerics.pareto import smooth_weights
 from hbcal.numerics.spread import signs
 from hbcal.programs.spectral_labels import spectral_labels
 from hbcal.spectra.container import Spectra
@@ -103,12 +104,9 @@ def _label(
     draws, share, k_hat = _weighted(emulator, stars, rng)
     out: dict[str, np.ndarray] = {"why": why, "k_hat": k_hat}
     if not fast:
-        mean = np.einsum("sd,sdl->sl", share, draws)
-        left = draws - mean[:, None]
-        cov = np.einsum("sd,sdl,sdm->slm", share, left, left) + 1e-10 * np.eye(mean.shape[1])
         key = jax.random.PRNGKey(int(rng.integers(2**31)))
         chains, diverging = jax.device_get(
-            _sample(emulator, stars, jnp.asarray(mean), jnp.linalg.cholesky(jnp.asarray(cov)), key, settings)
+            _compiled(settings)(emulator, stars, jnp.asarray(draws), jnp.asarray(share), key)
         )
         out |= {"r_hat": _each(array_stats.rhat, chains), "ess_bulk": _each(array_stats.ess, chains)}
         out["diverging"] = diverging.sum(axis=1)
@@ -123,7 +121,7 @@ def _weighted(emulator: Emulator, stars: Any, rng: np.random.Generator) -> tuple
     """Draws of every star, their shares, and k-hat; stars that one round does not settle get more."""
     centre, root = _guess(emulator, stars)
     draws, weight = map(np.array, _around(emulator, stars, centre, root, _noise(rng, *centre.shape)))
-    share, k_hat = _smooth(weight)
+    share, k_hat = map(np.array, _smooth(weight))
     for _ in range(ROUNDS - 1):
         poor = np.flatnonzero(~(k_hat <= K_HAT) | ~((share**2).sum(1) * N_DRAW <= 1.0 / LEAST))
         for first in range(0, len(poor), AGAIN):
@@ -131,9 +129,10 @@ def _weighted(emulator: Emulator, stars: Any, rng: np.random.Generator) -> tuple
             padded = np.resize(rows, AGAIN)
             centre, root = _closer(jnp.asarray(draws[padded]), jnp.asarray(weight[padded]))
             some = jax.tree.map(lambda leaf, padded=padded: leaf[padded], stars)
-            again = map(np.array, _around(emulator, some, centre, root, _noise(rng, *centre.shape)))
-            draws[rows], weight[rows] = (each[: len(rows)] for each in again)
-            share[rows], k_hat[rows] = _smooth(weight[rows])
+            found = _around(emulator, some, centre, root, _noise(rng, *centre.shape))
+            draws[rows], weight[rows], share[rows], k_hat[rows] = (
+                np.asarray(each)[: len(rows)] for each in (*found, *_smooth(found[1]))
+            )
     return draws, share, k_hat
 
 
@@ -144,12 +143,10 @@ def _noise(rng: np.random.Generator, n_star: int, n_label: int) -> Array:
     return jnp.asarray(np.concatenate([t, -t], axis=1))
 
 
-def _smooth(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Smoothed weights as shares, and k-hat; ArviZ asks for minus the log weights."""
-    with np.errstate(all="ignore"):
-        smooth, k_hat = array_stats.psislw(-weight)
-    share = np.exp(smooth - smooth.max(axis=1, keepdims=True))
-    return share / share.sum(axis=1, keepdims=True), np.asarray(k_hat)
+@jax.jit
+def _smooth(weight: Array) -> tuple[Array, Array]:
+    """Smoothed weights as shares, and k-hat."""
+    return jax.vmap(smooth_weights)(weight)
 
 
 @jax.jit
@@ -185,15 +182,11 @@ def _told(emulator: Emulator, stars: Any, at: Array) -> tuple[Array, Array]:
     return jax.vmap(emulator.misfit)(at, stars), emulator.known.density.log_density(at)
 
 
-def _sample(emulator: Emulator, stars: Any, centre: Array, root: Array, key: Array, settings: ManySettings) -> Any:
-    return _compiled(settings)(emulator, stars, centre, root, key)
-
-
 def _compiled(settings: ManySettings) -> Any:
     if settings not in _COMPILED:
 
-        def run(emulator: Emulator, stars: Any, centre: Array, root: Array, key: Array) -> Any:
-            return sample_many(Task(spectral_labels, (emulator,)), "x", stars, centre, root, key, settings)
+        def run(emulator: Emulator, stars: Any, draws: Array, share: Array, key: Array) -> Any:
+            return sample_many(Task(spectral_labels, (emulator,)), "x", stars, draws, share, key, settings)
 
         _COMPILED[settings] = jax.jit(run)
     return _COMPILED[settings]
