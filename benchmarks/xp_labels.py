@@ -80,7 +80,7 @@ def end_to_end(model: Path, test: Spectra, scratch: Path) -> dict[str, Any]:
     measured = [{"survey": "apogee", "label": n, "value": n, "error": f"{n}_err"} for n in LABELS]
     unit_of = {name: 0.015 * (high - low) for name, (_, low, high) in LABELS.items()}
     recipe = parse_recipe({
-        "name": "xp_apogee", "title": "labels from XP spectra against APOGEE",
+        "name": "xp_apogee", "title": "labels from XP spectra against APOGEE", "program": "crosscal_robust",
         "labels": {
             n: {"unit": unit, "range": [low, high], "offset_sd": unit_of[n], "floor_scale": 0.3 * unit_of[n]}
             for n, (unit, low, high) in LABELS.items()
@@ -98,8 +98,11 @@ def end_to_end(model: Path, test: Spectra, scratch: Path) -> dict[str, Any]:
         sd = np.hypot(applied[f"{name}_err"], test.labels_err[:, l])[~fitted]
         z = (applied[name] - test.labels[:, l])[~fitted] / sd
         z = z[np.isfinite(z)]
+        edges = {q: (applied[f"{name}_{q}"] - test.labels[:, l])[~fitted] for q in ("q025", "q16", "q84", "q975")}
+        inside = lambda a, b, e=edges: float(((e[a] < 0) & (e[b] > 0))[np.isfinite(e[a])].mean())  # noqa: E731
         result[name] = {
             "n": len(z), "within_68": float((np.abs(z) < 1).mean()), "within_95": float((np.abs(z) < 1.96).mean()),
+            "quantiles, within_68": inside("q16", "q84"), "quantiles, within_95": inside("q025", "q975"),
             "offset": float(run.posterior["offset"].sel(survey="xp", label=name).mean()),
             "error_scale": float(run.posterior["error_scale"].sel(survey="xp", label=name).mean()),
             "floor": float(run.posterior["floor"].sel(survey="xp", label=name).mean()),
