@@ -21,7 +21,7 @@ FREE = 8  # rounds in which a clipped measurement may come back
 
 
 def ring_of(prepared: Prepared) -> Chain | None:
-    """What shares one scatter: error scale and floor of a survey, the spread within its clusters, floors without errors.
+    """What shares one scatter: error scale and floor of a survey, the spread within clusters, floors without errors.
 
     Args:
         prepared: names its scales and floors.
