@@ -13,10 +13,9 @@ import xarray as xr
 
 import hbcal
 from hbcal._errors import HbcalError
-from hbcal.catalogue.write import check_file
 from hbcal.emulator.base import Emulator
 from hbcal.emulator.files import MODEL, load_emulator
-from hbcal.folder import write_text
+from hbcal.folder import check_file, write_text
 from hbcal.label import BATCH, label_spectra
 from hbcal.spectra.container import Spectra, agreeing, join
 from hbcal.spectra.formats import iter_any
@@ -67,7 +66,7 @@ def label_files(
         400
     """
     out, paths = Path(out), [Path(file) for file in files]
-    check_file(out, overwrite=overwrite, suffixes=(".nc",))
+    check_file(out, [".nc"], overwrite=overwrite)
     emulator = load_emulator(Path(model))
     pieces = out.with_name(f".{out.name}.pieces")
     mark = {
