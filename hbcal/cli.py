@@ -208,7 +208,7 @@ def emulator(
 
 @app.command()
 def label(
-    model: Annotated[Path, typer.Argument(help="Folder of an emulator.")],
+    emulator: Annotated[Path, typer.Argument(help="Folder of an emulator.")],
     spectra_files: Annotated[list[Path], typer.Argument(help="Files of spectra: .npz, .h5 or .zarr.")],
     out: Annotated[Path, typer.Option(help="File of labels to write: .nc.")],
     fast: Annotated[bool, typer.Option("--fast", help="Weighted draws instead of NUTS.")] = False,
@@ -218,14 +218,14 @@ def label(
     overwrite: Overwrite = False,
 ) -> None:
     """Labels with posteriors for every spectrum, in the order given."""
-    from hbcal.labelling import iter_reasons, label_files
+    from hbcal.labelling import label_files
 
     found = label_files(
-        model, spectra_files, out, fast=fast, seed=seed, keep_draws=draws, resume=resume, overwrite=overwrite,
+        emulator, spectra_files, out, fast=fast, seed=seed, keep_draws=draws, resume=resume, overwrite=overwrite,
         progress=_say,
     )  # fmt: skip
-    print(f"wrote {out}: {found.sizes['star']} spectra, {int(found['flag'].sum())} flagged")
-    for phrase in iter_reasons(found):
+    print(f"wrote {out}: {found.n_star} spectra, {found.n_flagged} flagged")
+    for phrase in found.reasons:
         print(f"  {phrase}")
 
 
