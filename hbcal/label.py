@@ -17,7 +17,7 @@ from hbcal._typing import Array
 from hbcal.emulator.base import Emulator, log_joint, sharing
 from hbcal.infer.many import ManySettings, sample_many
 from hbcal.infer.task import Task
-from hbcal.numerics.importance import DOF, closer, newton_mode, weigh_around
+from hbcal.numerics.importance import DOF, closer, weigh_around
 from hbcal.numerics.pareto import smooth_weights
 from hbcal.numerics.spread import signs
 from hbcal.programs.spectral_labels import spectral_labels
@@ -159,16 +159,8 @@ def _around(emulator: Emulator, stars: Any, centre: Array, root: Array, noise: A
 
 @jax.jit
 def _guess(emulator: Emulator, stars: Any) -> tuple[Array, Array]:
-    """Centre and root of the first draws: the emulator's own guess, or the mode near the likeliest training star."""
-    if hasattr(emulator, "guess"):
-        return emulator.guess(stars)
-    starts = jnp.asarray(emulator.known.starts)
-
-    def one(star: Any) -> tuple[Array, Array]:
-        told = jax.lax.map(lambda x: log_joint(emulator, x, star), starts)
-        return newton_mode(lambda x: log_joint(emulator, x, star), starts[jnp.argmax(told)])
-
-    return jax.vmap(one)(stars)
+    """Centre and root of the first draws."""
+    return emulator.guess(stars)
 
 
 @jax.jit
