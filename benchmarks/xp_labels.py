@@ -1,11 +1,12 @@
 """Gaia XP spectra: train on four of the five shards, label the fifth, and calibrate what comes out against APOGEE.
 
-    python benchmarks/xp_labels.py [--test 4] [--keep FOLDER] [--nuts 512] [--out FILE.json]
+    python benchmarks/xp_labels.py [--test 4] [--keep FOLDER] [--nuts 512] [--pollux] [--out FILE.json]
 
 Printed are, for the emulator of networks and for the quadratic one, scatter and coverage per label (flux alone, no
 photometry), coverage in bins of G, Teff and [Fe/H], the time of training and the spectra per second of both ways of
 labelling; then half of the test stars are calibrated as a survey of their own against APOGEE, and the other half is put
-on APOGEE's scale by that run. Needs the spectra in HBCAL_TEST_DATA.
+on APOGEE's scale by that run. With ``--pollux``, that package labels the same stars, see `pollux_rival.py`. Needs the
+spectra in HBCAL_TEST_DATA.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pollux_rival import pollux, rival
 
 import hbcal
 from hbcal.emulator.files import ABOUT, load_emulator
@@ -80,7 +82,7 @@ def end_to_end(model: Path, test: Spectra, scratch: Path) -> dict[str, Any]:
     measured = [{"survey": "apogee", "label": n, "value": n, "error": f"{n}_err"} for n in LABELS]
     unit_of = {name: 0.015 * (high - low) for name, (_, low, high) in LABELS.items()}
     recipe = parse_recipe({
-        "name": "xp_apogee", "title": "labels from XP spectra against APOGEE",
+        "name": "xp_apogee", "title": "labels from XP spectra against APOGEE", "program": "crosscal_robust",
         "labels": {
             n: {"unit": unit, "range": [low, high], "offset_sd": unit_of[n], "floor_scale": 0.3 * unit_of[n]}
             for n, (unit, low, high) in LABELS.items()
@@ -98,8 +100,11 @@ def end_to_end(model: Path, test: Spectra, scratch: Path) -> dict[str, Any]:
         sd = np.hypot(applied[f"{name}_err"], test.labels_err[:, l])[~fitted]
         z = (applied[name] - test.labels[:, l])[~fitted] / sd
         z = z[np.isfinite(z)]
+        edges = {q: (applied[f"{name}_{q}"] - test.labels[:, l])[~fitted] for q in ("q025", "q16", "q84", "q975")}
+        inside = lambda a, b, e=edges: float(((e[a] < 0) & (e[b] > 0))[np.isfinite(e[a])].mean())  # noqa: E731
         result[name] = {
             "n": len(z), "within_68": float((np.abs(z) < 1).mean()), "within_95": float((np.abs(z) < 1.96).mean()),
+            "quantiles, within_68": inside("q16", "q84"), "quantiles, within_95": inside("q025", "q975"),
             "offset": float(run.posterior["offset"].sel(survey="xp", label=name).mean()),
             "error_scale": float(run.posterior["error_scale"].sel(survey="xp", label=name).mean()),
             "floor": float(run.posterior["floor"].sel(survey="xp", label=name).mean()),
@@ -112,8 +117,11 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=4)
     parser.add_argument("--keep", type=Path, help="where emulators are kept, and found again")
     parser.add_argument("--nuts", type=int, default=512, help="stars that NUTS labels too")
+    parser.add_argument("--pollux", action="store_true", help="the rival pollux too, which must be installed")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.pollux:
+        pollux()  # before minutes of training
     shards = [Path(os.environ["HBCAL_TEST_DATA"]) / "spectra" / f"gaia_xp_apogee_{k}.npz" for k in range(5)]
     test = read_any([shards.pop(options.test)])
     train = read_any(shards)
@@ -144,6 +152,10 @@ def main() -> None:
                     "r_hat": percentiles(full["r_hat"]),
                 }  # fmt: skip
                 print("NUTS", json.dumps(result["network, NUTS"], indent=1), flush=True)
+        if options.pollux:
+            labels, about = rival(train, test, say=lambda text: print(text, flush=True))
+            result["pollux"] = told(labels, test) | about
+            print("pollux", json.dumps(result["pollux"], indent=1), flush=True)
         result["calibrated against APOGEE"] = end_to_end(home / "xp_network", test, scratch)
     print(json.dumps(result, indent=1))
     if options.out:

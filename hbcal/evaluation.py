@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.special import ndtr
 from scipy.stats import chi2 as chi_squared
 
 from hbcal._errors import HbcalError, some
 from hbcal.catalogue.read import Kind, column_names, read_columns
-from hbcal.figures import blank
+from hbcal.figures import INK, SOFT, blank
 from hbcal.folder import check_out, write_text
 from hbcal.labelling import iter_reasons
 from hbcal.spectra.container import read_spectra
@@ -83,6 +84,8 @@ def read_truth(path: Path) -> Truth:
 
 def evaluate(labels: str | Path, truth: str | Path, out: str | Path) -> dict[str, Any]:
     """Compare label posteriors with known labels: scatter, bias and coverage, over all stars and in bins.
+
+    Labels with draws (``hbcal label --draws``) are judged by those too.
 
     Args:
         labels: an ``.nc`` of the label schema.
@@ -180,34 +183,48 @@ def report_text(result: Mapping[str, Any]) -> str:
         f"{'stars':<32} {'label':<8} {'n':>6} {'median':>10} {'robust sd':>10} {'rms':>10} {'z sd':>5} {'68.3%':>6} "
         f"{'95%':>7}",
     ]
+    drawn = any("draws_68" in one for one in result["all"].values())
+    if drawn:
+        lines[1] += "; last two columns: between quantiles of the draws"
+        lines[2] += f" {'68.3%':>6} {'95%':>7}"
     for group, told in {"all": result["all"], "not flagged": result["trusted"], **result["bins"]}.items():
         for label, one in told.items():
             numbers = (
                 f"{one['median']:>+10.4f} {one['robust_sd']:>10.4f} {one['rms']:>10.4f} {one['z_sd']:>5.2f}"
                 if "median" in one else " " * 38
             )  # fmt: skip
-            shares = f"{100 * one['within_68']:>6.1f} {100 * one['within_95']:>7.1f}"
+            shares = " ".join(
+                f"{100 * one[f'{kind}_68']:>6.1f} {100 * one[f'{kind}_95']:>7.1f}"
+                for kind in ("within", "draws")
+                if kind == "within" or drawn
+            )
             lines.append(f"{group:<32} {label:<8} {one['n']:>6.0f} {numbers} {shares}")
     return "\n".join(lines) + "\n"
 
 
 def _draw(labels: xr.Dataset, truth: np.ndarray, err: np.ndarray, names: list[str], path: Path) -> None:
-    """Values against truth, and how often intervals of each probability hold it."""
-    figure = blank(3.2 * len(names), 6.0)
-    axes = figure.subplots(2, len(names), squeeze=False)
-    value, cov = labels["value"].to_numpy(), labels["covariance"].to_numpy()
-    probability = np.linspace(0.02, 0.98, 49)
-    for l, name in enumerate(names):
-        ok = np.isfinite(value[:, l]) & np.isfinite(truth[:, l])
-        top, below = axes[0, l], axes[1, l]
-        top.plot(truth[ok, l], value[ok, l], ",", color="#1f5a96")
-        top.axline((truth[ok, l].mean(),) * 2, slope=1.0, color="0.5", lw=0.8)
-        top.set(xlabel=f"{name}, known", ylabel=f"{name}, from spectra")
-        sd = np.sqrt(cov[ok, l, l] + np.where(np.isfinite(err[ok, l]), err[ok, l], 0.0) ** 2)
-        z2 = ((value[ok, l] - truth[ok, l]) / sd) ** 2
-        below.plot(probability, [(z2 <= chi_squared.ppf(p, 1)).mean() for p in probability], color="#1f5a96")
+    """Values against truth, and how often intervals of each probability hold it; last, regions of all labels."""
+    figure = blank(3.2 * (len(names) + 1), 6.0)
+    axes = figure.subplots(2, len(names) + 1, squeeze=False)
+    axes[0, -1].set_visible(False)
+    value, levels = labels["value"].to_numpy(), _levels(labels, truth, err)
+    claimed = np.linspace(0.02, 0.98, 49)
+    for l, name in enumerate([*names, "all labels together"]):
+        below = axes[1, l]
+        for (kind, level), style in zip(levels.items(), ({"color": INK}, {"color": SOFT, "ls": "--"}), strict=False):
+            known = level[np.isfinite(level[:, l]), l]
+            if known.size:
+                text = "covariances" if kind == "within" else "draws"
+                below.plot(claimed, [(known <= p).mean() for p in claimed], label=text, **style)
         below.plot([0, 1], [0, 1], color="0.5", lw=0.8)
-        below.set(xlabel="probability of the interval", ylabel="share of stars inside")
+        below.set(xlabel="probability claimed", ylabel="share of stars held", title=name)
+        if l == len(names):
+            below.legend(loc="upper left", fontsize=8)
+            break
+        ok = np.isfinite(value[:, l]) & np.isfinite(truth[:, l])
+        axes[0, l].plot(truth[ok, l], value[ok, l], ",", color=INK)
+        axes[0, l].axline((truth[ok, l].mean(),) * 2, slope=1.0, color="0.5", lw=0.8)
+        axes[0, l].set(xlabel=f"{name}, known", ylabel=f"{name}, from spectra")
     figure.savefig(path, dpi=120)
 
 
@@ -223,7 +240,9 @@ def summary(labels: xr.Dataset, truth: np.ndarray, truth_err: np.ndarray) -> dic
 
     Returns:
         Per label n, median, robust_sd (1.4826 MAD about the median), rms, z_sd, within_68 and within_95 (shares); under
-        ``joint`` the shares of stars whose truth lies in the joint region of that probability.
+        ``joint`` the shares of stars whose truth lies in the joint region of that probability. Where the labels have
+        draws, also draws_68 and draws_95: of the intervals between the draws' quantiles, and of the joint regions that
+        hold that share of the draws.
 
     Errors:
         None.
@@ -235,28 +254,68 @@ def summary(labels: xr.Dataset, truth: np.ndarray, truth_err: np.ndarray) -> dic
         >>> summary(ds, np.array([[0.5], [3.0]]), np.zeros((2, 1)))["fe_h"]["within_68"]
         0.5
     """
-    value, cov = labels["value"].to_numpy(), labels["covariance"].to_numpy()
-    err = np.where(np.isfinite(truth_err), truth_err, 0.0)
-    off = value - truth
-    total = cov + err[:, :, None] ** 2 * np.eye(off.shape[1])
+    off = labels["value"].to_numpy() - truth
+    sd = np.sqrt(np.einsum("sll->sl", _total(labels, truth_err)))
+    inside = {
+        name.replace("within", kind): level <= claim
+        for kind, level in _levels(labels, truth, truth_err).items()
+        for name, claim in WITHIN.items()
+    }
     out = {}
     for l, name in enumerate(labels["label"].to_numpy()):
         ok = np.isfinite(off[:, l])
         if ok.any():
-            out[str(name)] = _one(off[ok, l], np.sqrt(total[ok, l, l]))
+            held = {k: float(each[ok, l].mean()) for k, each in inside.items()}
+            out[str(name)] = _one(off[ok, l], sd[ok, l]) | held
     whole = np.isfinite(off).all(axis=1)
     if whole.any():
-        distance = np.einsum("sl,sl->s", off[whole], np.linalg.solve(total[whole], off[whole][..., None])[..., 0])
-        out["joint"] = {"n": float(whole.sum())} | {
-            name: float((distance <= chi_squared.ppf(p, off.shape[1])).mean()) for name, p in WITHIN.items()
-        }
+        out["joint"] = {"n": float(whole.sum())} | {k: float(each[whole, -1].mean()) for k, each in inside.items()}
     return out
 
 
 def _one(off: np.ndarray, sd: np.ndarray) -> dict[str, float]:
-    z = off / sd
     median = float(np.median(off))
     return {
         "n": float(len(off)), "median": median, "robust_sd": float(1.4826 * np.median(np.abs(off - median))),
-        "rms": float(np.sqrt((off**2).mean())), "z_sd": float(z.std()),
-    } | {name: float((z**2 <= chi_squared.ppf(p, 1)).mean()) for name, p in WITHIN.items()}  # fmt: skip
+        "rms": float(np.sqrt((off**2).mean())), "z_sd": float((off / sd).std()),
+    }  # fmt: skip
+
+
+def _total(labels: xr.Dataset, truth_err: np.ndarray) -> np.ndarray:
+    """Covariance of value less truth."""
+    err = np.where(np.isfinite(truth_err), truth_err, 0.0)
+    return labels["covariance"].to_numpy() + err[:, :, None] ** 2 * np.eye(err.shape[1])
+
+
+def _levels(labels: xr.Dataset, truth: np.ndarray, truth_err: np.ndarray) -> dict[str, np.ndarray]:
+    """Of what probability the region is that just holds the truth: uniform where claims hold; (n_star, n_label + 1).
+
+    The last column is that of all labels together. ``within``: Gaussians; ``draws``: the draws, where there are any.
+    """
+    off, total = labels["value"].to_numpy() - truth, _total(labels, truth_err)
+    whole = np.isfinite(off).all(axis=1)
+    square = np.full((len(off), off.shape[1] + 1), np.nan)
+    square[:, :-1] = off**2 / np.einsum("sll->sl", total)
+    square[whole, -1] = _distance(off[whole], total[whole])
+    found = {"within": chi_squared.cdf(square, [1] * off.shape[1] + [off.shape[1]])}
+    if "draws" not in labels:
+        return found
+    draws = labels["draws"].transpose("star", "draw", "label").to_numpy()
+    share = labels["weight"].to_numpy() if "weight" in labels else np.ones(draws.shape[:2])
+    share = share / share.sum(axis=1, keepdims=True)
+    err = np.where(np.isfinite(truth_err), truth_err, 0.0)[:, None]
+    apart = truth[:, None] - draws
+    with np.errstate(divide="ignore", invalid="ignore"):
+        below = np.where(err > 0, ndtr(apart / err), 0.5 + 0.5 * np.sign(apart))  # draws blurred by the truth's error
+    level = np.full(square.shape, np.nan)
+    level[:, :-1] = np.abs(2.0 * np.einsum("sd,sdl->sl", share, below) - 1.0)
+    noise = np.random.default_rng(0).normal(size=draws.shape) * err
+    around = (draws + noise - labels["value"].to_numpy()[:, None])[whole]
+    nearer = _distance(around, total[whole][:, None]) < square[whole, -1][:, None]
+    level[whole, -1] = (share[whole] * nearer).sum(axis=1)
+    return found | {"draws": level}
+
+
+def _distance(off: np.ndarray, cov: np.ndarray) -> np.ndarray:
+    """Mahalanobis, squared."""
+    return (off * np.linalg.solve(cov, off[..., None])[..., 0]).sum(axis=-1)

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,46 @@ def check_out(out: Path, *, resume: bool) -> None:
         parent = parent.parent
     if not parent.is_dir():
         raise HbcalError(f"The output folder {out} cannot be made: {parent} is a file; choose another --out.")
-    if not os.access(parent, os.W_OK) or parent.resolve().parts[1:2] == ("proc",):  # root may "write" to /proc
+    if not _writable(parent):
         raise HbcalError(f"The output folder {out} cannot be made: {parent} is not writable; choose another.")
+
+
+def check_file(path: Path, suffixes: Sequence[str], *, overwrite: bool) -> None:
+    """Refuse an output file that cannot be written, before any work is done.
+
+    Args:
+        path: the file to be; a ``.zarr`` is a folder.
+        suffixes: the kinds allowed.
+        overwrite: whether an existing one may be replaced.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError for an unknown kind, an existing file, a folder that is missing or read-only.
+
+    Example:
+        >>> check_file(Path("x.doc"), [".csv", ".fits"], overwrite=False)
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: The output x.doc is of an unknown kind: use one of .csv, .fits.
+    """
+    if path.suffix not in suffixes:
+        raise HbcalError(f"The output {path} is of an unknown kind: use one of {', '.join(suffixes)}.")
+    if path.is_dir() and path.suffix != ".zarr":
+        raise HbcalError(f"The output {path} is a folder: --out names a file here.")
+    if path.is_file() and path.suffix == ".zarr":
+        raise HbcalError(f"The output {path} is a file, where a .zarr is a folder: choose another.")
+    if path.exists() and not overwrite:
+        raise HbcalError(f"The output {path} exists already: choose another, or give --overwrite.")
+    if not path.parent.is_dir():
+        raise HbcalError(f"The folder {path.parent} of the output {path.name} does not exist: make it first.")
+    if not _writable(path.parent):
+        raise HbcalError(f"The folder {path.parent} of the output {path.name} is not writable: choose another.")
+
+
+def _writable(folder: Path) -> bool:
+    """Root may "write" to /proc."""
+    return os.access(folder, os.W_OK) and folder.resolve().parts[1:2] != ("proc",)
 
 
 @contextlib.contextmanager

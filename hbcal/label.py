@@ -19,9 +19,10 @@ from hbcal.emulator.base import Emulator, sharing
 from hbcal.emulator.nuisances import NuisanceEmulator, Nuisances, with_nuisances
 from hbcal.infer.many import ManySettings, sample_many
 from hbcal.infer.task import Task
-from hbcal.numerics.importance import DOF, closer, newton_mode, weigh_around
+from hbcal.numerics.importance import DOF, closer, weigh_around
 from hbcal.numerics.label_density import LabelDensity, label_density
 from hbcal.numerics.measured import Measured, tightened
+from hbcal.numerics.pareto import smooth_weights
 from hbcal.numerics.spread import signs
 from hbcal.programs.spectral_labels import Observed, log_joint, spectral_labels
 from hbcal.spectra.container import Spectra
@@ -139,12 +140,9 @@ def _label(
     draws, share, k_hat = _weighted(emulator, prior, stars, rng)
     out: dict[str, np.ndarray] = {"why": why, "k_hat": k_hat}
     if not fast:
-        mean = np.einsum("sd,sdl->sl", share, draws)
-        left = draws - mean[:, None]
-        cov = np.einsum("sd,sdl,sdm->slm", share, left, left) + 1e-10 * np.eye(mean.shape[1])
         key = jax.random.PRNGKey(int(rng.integers(2**31)))
         chains, diverging = jax.device_get(
-            _compiled(settings)(emulator, prior, stars, jnp.asarray(mean), jnp.linalg.cholesky(jnp.asarray(cov)), key)
+            _compiled(settings)(emulator, prior, stars, jnp.asarray(draws), jnp.asarray(share), key)
         )
         out |= {"r_hat": _each(array_stats.rhat, chains), "ess_bulk": _each(array_stats.ess, chains)}
         out["diverging"] = diverging.sum(axis=1)
@@ -165,9 +163,9 @@ def _weighted(
     emulator: Emulator, prior: LabelDensity, stars: Observed, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws of every star, their shares, and k-hat; stars that one round does not settle get more."""
-    centre, root = _guess(emulator, prior, stars)
+    centre, root = _guess(emulator, stars)
     draws, weight = map(np.array, _around(emulator, prior, stars, centre, root, _noise(rng, *centre.shape)))
-    share, k_hat = _smooth(weight)
+    share, k_hat = map(np.array, _smooth(weight))
     for _ in range(ROUNDS - 1):
         poor = np.flatnonzero(~(k_hat <= K_HAT) | ~((share**2).sum(1) * N_DRAW <= 1.0 / LEAST))
         for first in range(0, len(poor), AGAIN):
@@ -175,9 +173,10 @@ def _weighted(
             padded = np.resize(rows, AGAIN)
             centre, root = _closer(jnp.asarray(draws[padded]), jnp.asarray(weight[padded]))
             some = jax.tree.map(lambda leaf, padded=padded: leaf[padded], stars)
-            again = map(np.array, _around(emulator, prior, some, centre, root, _noise(rng, *centre.shape)))
-            draws[rows], weight[rows] = (each[: len(rows)] for each in again)
-            share[rows], k_hat[rows] = _smooth(weight[rows])
+            found = _around(emulator, prior, some, centre, root, _noise(rng, *centre.shape))
+            draws[rows], weight[rows], share[rows], k_hat[rows] = (
+                np.asarray(each)[: len(rows)] for each in (*found, *_smooth(found[1]))
+            )
     return draws, share, k_hat
 
 
@@ -188,12 +187,10 @@ def _noise(rng: np.random.Generator, n_star: int, n_label: int) -> Array:
     return jnp.asarray(np.concatenate([t, -t], axis=1))
 
 
-def _smooth(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Smoothed weights as shares, and k-hat; ArviZ asks for minus the log weights."""
-    with np.errstate(all="ignore"):
-        smooth, k_hat = array_stats.psislw(-weight)
-    share = np.exp(smooth - smooth.max(axis=1, keepdims=True))
-    return share / share.sum(axis=1, keepdims=True), np.asarray(k_hat)
+@jax.jit
+def _smooth(weight: Array) -> tuple[Array, Array]:
+    """Smoothed weights as shares, and k-hat."""
+    return jax.vmap(smooth_weights)(weight)
 
 
 @jax.jit
@@ -207,17 +204,9 @@ def _around(
 
 
 @jax.jit
-def _guess(emulator: Emulator, prior: LabelDensity, stars: Observed) -> tuple[Array, Array]:
-    """Centre and root of the first draws: the emulator's own guess, or the mode near the likeliest training star."""
-    if hasattr(emulator, "guess"):
-        return jax.vmap(tightened)(stars.measured, *emulator.guess(stars.spectrum))
-    starts = jnp.asarray(emulator.known.starts)
-
-    def one(star: Observed) -> tuple[Array, Array]:
-        told = jax.lax.map(lambda x: log_joint(emulator, prior, x, star), starts)
-        return newton_mode(lambda x: log_joint(emulator, prior, x, star), starts[jnp.argmax(told)])
-
-    return jax.vmap(one)(stars)
+def _guess(emulator: Emulator, stars: Observed) -> tuple[Array, Array]:
+    """Centre and root of the first draws: the emulator's own guess, and what was measured besides."""
+    return jax.vmap(tightened)(stars.measured, *emulator.guess(stars.spectrum))
 
 
 @jax.jit
@@ -248,8 +237,8 @@ def _nuisances(emulator: NuisanceEmulator, spectra: Any, draws: Array, share: Ar
 def _compiled(settings: ManySettings) -> Any:
     if settings not in _COMPILED:
 
-        def run(emulator: Emulator, prior: Any, stars: Any, centre: Array, root: Array, key: Array) -> Any:
-            return sample_many(Task(spectral_labels, (emulator, prior)), "x", stars, centre, root, key, settings)
+        def run(emulator: Emulator, prior: Any, stars: Any, draws: Array, share: Array, key: Array) -> Any:
+            return sample_many(Task(spectral_labels, (emulator, prior)), "x", stars, draws, share, key, settings)
 
         _COMPILED[settings] = jax.jit(run)
     return _COMPILED[settings]

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import h5netcdf
 import numpy as np
 import xarray as xr
 
 import hbcal
 from hbcal._errors import HbcalError, some
 from hbcal.catalogue.label_tables import KnownLabels, read_known, read_prior
-from hbcal.catalogue.write import check_file
 from hbcal.emulator.base import Emulator
 from hbcal.emulator.files import MODEL, load_emulator
 from hbcal.emulator.nuisances import Nuisances, with_nuisances
-from hbcal.folder import write_text
+from hbcal.folder import check_file, write_text
 from hbcal.label import BATCH, NONE, label_spectra
 from hbcal.spectra.container import Spectra, agreeing, join
 from hbcal.spectra.formats import iter_any
@@ -39,8 +40,23 @@ class Asked:
     known: KnownLabels | None
 
 
+@dataclass(frozen=True)
+class Written:
+    """What is said of a file of labels without reading it again.
+
+    Attributes:
+        n_star: the number of spectra.
+        n_flagged: those with a reason not to trust their labels.
+        reasons: how many have each, such as ``12 misfit``, the most frequent first.
+    """
+
+    n_star: int
+    n_flagged: int
+    reasons: tuple[str, ...]
+
+
 def label_files(
-    model: str | Path,
+    emulator: str | Path,
     files: Sequence[str | Path],
     out: str | Path,
     *,
@@ -53,11 +69,13 @@ def label_files(
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda text: None,
-) -> xr.Dataset:
+) -> Written:
     """Label the spectra of files, in their order, into one file of the label schema.
 
+    One piece is in memory at a time, and of the others the stars' ids: 10^6 spectra take little more than 10^4.
+
     Args:
-        model: folder of an emulator.
+        emulator: its folder.
         files: of the plain container or any survey's format that is known, on the emulator's wavelengths.
         out: an ``.nc``; complete or absent. Beside it ``.<name>.pieces`` holds what is done until all is.
         fast, seed, keep_draws, nuisances: of `hbcal.label.label_spectra`.
@@ -68,10 +86,10 @@ def label_files(
         progress: called with lines of text.
 
     Returns:
-        What was written.
+        What was written, counted.
 
     Errors:
-        HbcalError for anything wrong with model, spectra, tables or `out`, or where no star of `known` has a
+        HbcalError for anything wrong with emulator, spectra, tables or `out`, or where no star of `known` has a
             spectrum; a star that appears twice is told where it does.
 
     Example:
@@ -80,48 +98,45 @@ def label_files(
         >>> from hbcal.spectra.container import write_spectra
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     home = Path(folder)
-        ...     save_emulator(tiny_emulator(), home / "model", {})
+        ...     save_emulator(tiny_emulator(), home / "emulator", {})
         ...     write_spectra(tiny_spectra(), home / "spectra.npz")
-        ...     dict(label_files(home / "model", [home / "spectra.npz"], home / "labels.nc", fast=True).sizes)["star"]
+        ...     label_files(home / "emulator", [home / "spectra.npz"], home / "labels.nc", fast=True).n_star
         400
         400
     """
     out, paths = Path(out), [Path(file) for file in files]
-    check_file(out, overwrite=overwrite, suffixes=(".nc",))
-    emulator = load_emulator(Path(model))
-    with_nuisances(emulator, nuisances)  # refused before anything is written
-    labels_of = emulator.known.label_names
+    check_file(out, [".nc"], overwrite=overwrite)
+    trained = load_emulator(Path(emulator))
+    with_nuisances(trained, nuisances)  # refused before anything is written
+    labels_of = trained.known.label_names
     asked = Asked(
         fast, keep_draws, nuisances, read_prior(Path(prior), labels_of) if prior is not None else None,
         read_known(Path(known), labels_of) if known is not None else None,
     )  # fmt: skip
     pieces = out.with_name(f".{out.name}.pieces")
     mark = {
-        "hbcal": hbcal.__version__, "model": _state(Path(model) / MODEL), "spectra": [_state(file) for file in paths],
-        "fast": fast, "seed": seed, "keep_draws": keep_draws, "nuisances": asdict(nuisances),
-        "prior": _state(Path(prior)) if prior is not None else None,
+        "hbcal": hbcal.__version__, "emulator": _state(Path(emulator) / MODEL),
+        "spectra": [_state(file) for file in paths], "fast": fast, "seed": seed, "keep_draws": keep_draws,
+        "nuisances": asdict(nuisances), "prior": _state(Path(prior)) if prior is not None else None,
         "known": _state(Path(known)) if known is not None else None,
     }  # fmt: skip
     n_known = _count_known(asked.known, paths, str(known))
-    _begin(pieces, mark, resume=resume, overwrite=overwrite)
+    begun = _begin(pieces, mark, resume=resume, overwrite=overwrite)
     n_done = 0
     for at, spectra in enumerate(_pieces(paths)):
         n_done += len(spectra.star)
         piece = pieces / f"{at:06d}.nc"
         if not piece.exists():
-            _write(_labelled(emulator, spectra, (seed, at), asked), piece)
+            _write(_labelled(trained, spectra, (seed, at), asked), piece)
         progress(f"labelling: {n_done} spectra")
-    begun = (xr.load_dataset(path, engine="h5netcdf") for path in sorted(pieces.glob("*.nc")))
-    labels = xr.concat(list(begun), "star", data_vars="minimal")
-    labels.attrs |= {
-        "model": str(model), "spectra": ", ".join(str(file) for file in files), "seed": seed,
+    attrs = {
+        "emulator": str(emulator), "spectra": ", ".join(str(file) for file in files), "seed": seed, "begun": begun,
         "prior": str(prior or "training stars"), "known": f"{known}: {n_known} spectra" if known is not None else "",
         "nuisances": json.dumps(asdict(nuisances)) if nuisances.some else "",
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
-    _write(labels, out)
+    written = _join(sorted(pieces.glob("*.nc")), attrs, out)
     shutil.rmtree(pieces)
-    return labels
+    return written
 
 
 def _pieces(files: Sequence[Path]) -> Iterator[Spectra]:
@@ -163,8 +178,8 @@ def _state(path: Path) -> list[Any]:
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
-def _begin(pieces: Path, mark: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-    """A fresh folder of pieces, or that of the same labelling."""
+def _begin(pieces: Path, mark: dict[str, Any], *, resume: bool, overwrite: bool) -> str:
+    """A fresh folder of pieces, or that of the same labelling; and when it was made."""
     stated = pieces / "mark.json"
     if stated.is_file() and not overwrite:
         if not resume:
@@ -176,10 +191,40 @@ def _begin(pieces: Path, mark: dict[str, Any], *, resume: bool, overwrite: bool)
                 f"The labelling begun in {pieces} had another {' and '.join(differ)}: repeat it as it was, or start "
                 "anew with --overwrite."
             )
-        return
+        return str(was["begun"])
     shutil.rmtree(pieces, ignore_errors=True)
     pieces.mkdir()
-    write_text(stated, json.dumps(mark))
+    begun = datetime.now(UTC).isoformat(timespec="seconds")
+    write_text(stated, json.dumps(mark | {"begun": begun}))
+    return begun
+
+
+def _join(pieces: Sequence[Path], attrs: dict[str, Any], out: Path) -> Written:
+    """One file of all pieces, complete or absent, with one of them in memory at a time."""
+    beside = out.with_name(out.name + ".part")
+    first = xr.load_dataset(pieces[0], engine="h5netcdf").assign_attrs(attrs)
+    chunks = {str(name): {"chunksizes": first[name].shape} for name in first.variables if "star" in first[name].dims}
+    first.to_netcdf(beside, engine="h5netcdf", unlimited_dims=["star"], encoding=chunks)
+    n, n_flagged, reasons = first.sizes["star"], int(first["flag"].sum()), _count(first)
+    with h5netcdf.File(beside, "a") as whole:
+        for path in pieces[1:]:
+            with xr.open_dataset(path, engine="h5netcdf") as told, h5netcdf.File(path, "r") as piece:
+                rows = slice(n, n + told.sizes["star"])
+                whole.resize_dimension("star", rows.stop)
+                for name, variable in piece.variables.items():  # as they are encoded
+                    if "star" in variable.dimensions:
+                        whole.variables[name][rows] = variable[...]
+                n, n_flagged, reasons = rows.stop, n_flagged + int(told["flag"].sum()), reasons + _count(told)
+    beside.replace(out)
+    return Written(n, n_flagged, tuple(_phrases(reasons)))
+
+
+def _count(labels: xr.Dataset) -> Counter[str]:
+    return Counter(word for text in labels["reason"].to_numpy() for word in str(text).split(", ") if word)
+
+
+def _phrases(counted: Counter[str]) -> Iterator[str]:
+    return (f"{n} {word}" for word, n in counted.most_common())
 
 
 def _write(labels: xr.Dataset, path: Path) -> None:
@@ -206,7 +251,4 @@ def iter_reasons(labels: xr.Dataset) -> Iterator[str]:
         >>> list(iter_reasons(ds))
         ['2 misfit', '1 k_hat']
     """
-    from collections import Counter
-
-    counted = Counter(word for text in labels["reason"].to_numpy() for word in str(text).split(", ") if word)
-    return (f"{n} {word}" for word, n in counted.most_common())
+    return _phrases(_count(labels))

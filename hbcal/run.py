@@ -16,7 +16,8 @@ from hbcal._errors import HbcalError, closest, some
 from hbcal.apply import LEVELS, Applied, apply_draws, calibration_covariance
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Query, Target, read_query, read_target
-from hbcal.catalogue.write import check_file, write_table
+from hbcal.catalogue.write import TABLES, write_table
+from hbcal.folder import check_file
 from hbcal.infer.diagnose import table
 from hbcal.invert import invert_draws, inverted_covariance
 from hbcal.predict import Predicted, predict_draws
@@ -328,7 +329,7 @@ def write_applied(applied: Applied, path: Path, *, overwrite: bool = False) -> N
         ...     xr.load_dataset(Path(folder) / "out.nc")["covariance"].dims
         ('star', 'label', 'label_2')
     """
-    check_file(path, overwrite=overwrite, suffixes=(".csv", ".ecsv", ".parquet", ".fits", ".nc"))
+    check_file(path, [*TABLES, ".nc"], overwrite=overwrite)
     if path.suffix == ".nc":
         beside = path.with_name(path.name + ".part")
         applied.to_dataset().to_netcdf(beside, engine="h5netcdf")

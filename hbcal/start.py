@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import combinations, count
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ FREE = 8  # rounds in which a clipped measurement may come back
 
 
 def ring_of(prepared: Prepared) -> Chain | None:
-    """What shares one scatter: error scale and floor of a survey, the spread within its clusters, floors without errors.
+    """What shares one scatter: error scale and floor of a survey, spread within its clusters, floors without errors.
 
     Args:
         prepared: names its scales and floors.
@@ -62,13 +62,22 @@ def ring_of(prepared: Prepared) -> Chain | None:
 
 
 def _pairs(prepared: Prepared, bare: set[tuple[str, str]]) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """Floors without errors, two by two: of those that share most stars the data know the sum best."""
-    pairs = []
-    for tie in sorted(prepared.overlap.ties, key=lambda t: (-t.n_star, t.label, t.survey, t.other)):
-        pair = (tie.survey, tie.label), (tie.other, tie.label)
-        if tie.survey != tie.other and bare.issuperset(pair):
-            pairs.append(pair)
-            bare = bare.difference(pair)
+    """Two floors without errors, wherever more stars have these two sources alone than either shares with a third.
+
+    There the data know the sum better than either; elsewhere the floors themselves are the better coordinates.
+    """
+    cat, pairs = prepared.catalogue, []
+    for label in sorted({label for _, label in bare}):
+        rows = cat.label == cat.labels.index(label)
+        seen = np.zeros((cat.star.max() + 1, len(cat.surveys)), bool)
+        seen[cat.star[rows], cat.survey[rows]] = True
+        n_seen = seen.sum(axis=1)
+        names = sorted(survey for survey, of in bare if of == label and survey in cat.surveys)
+        for one, other in combinations(names, 2):
+            a, b = (seen[:, cat.surveys.index(name)] for name in (one, other))
+            third = n_seen - a - b > 0
+            if (a & b & ~third).sum() > max((a & third).sum(), (b & third).sum()):
+                pairs.append(((one, label), (other, label)))
     return pairs
 
 

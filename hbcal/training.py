@@ -18,10 +18,12 @@ import xarray as xr
 
 from hbcal import __version__
 from hbcal._errors import HbcalError, closest, some
+from hbcal.emulator.autoregressive import AutoregressiveEmulator
 from hbcal.emulator.base import Emulator, Known, sharing, stretched
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
 from hbcal.emulator.full import train_full
 from hbcal.emulator.independent import CORRELATED, neighbours_correlate, train_independent
+from hbcal.emulator.train_guide import tune_guide
 from hbcal.emulator.train_network import NetworkSettings, train_networks
 from hbcal.evaluation import WITHIN, read_truth, summary
 from hbcal.folder import check_out, identity, locked, write_text
@@ -133,10 +135,12 @@ def train_emulator(
         if noise == "independent":
             emulator = train_independent(known, mean, root, spectra, split.fit, method, seed=seed, progress=say)
         elif method == "network":
+            settings = replace(settings, train=replace(settings.train, seed=seed))
             emulator, curves = train_networks(
-                known, spectra.flux, spectra.flux_err, mean, root, width, split.unseen, split.fit,
-                replace(settings, train=replace(settings.train, seed=seed)), folder=out / "training", progress=say,
+                known, spectra.flux, spectra.flux_err, mean, root, width, split.unseen, split.fit, settings,
+                folder=out / "training", progress=say,
             )  # fmt: skip
+            emulator, curves["tuned guide"] = _tuned(emulator, spectra.take(split.fit), settings, out / "training")
             _write_curves(out / "curves.csv", curves)
         else:
             emulator = train_full(known, mean[split.fit], spectra.flux[split.fit])
@@ -239,6 +243,18 @@ def _directions(y: np.ndarray, n: int) -> np.ndarray:
         return np.linalg.eigh(y.T @ y)[1][:, : -n - 1 : -1]
     found = y.T @ np.linalg.eigh(y @ y.T)[1][:, : -n - 1 : -1]
     return found / np.maximum(np.linalg.norm(found, axis=0), 1e-300)
+
+
+def _tuned(
+    emulator: AutoregressiveEmulator, spectra: Spectra, settings: NetworkSettings, folder: Path
+) -> tuple[AutoregressiveEmulator, np.ndarray]:
+    """The emulator whose guide knows its posteriors of the training stars."""
+    found = label_spectra(emulator, spectra, fast=True, keep_draws=True)
+    x = (found["draws"].to_numpy() - emulator.known.centre) / emulator.known.unit
+    return tune_guide(
+        emulator, spectra.flux, spectra.flux_err, x, found["weight"].to_numpy(), settings.train,
+        dropout=settings.dropout, state=folder / "tuned.npz",
+    )  # fmt: skip
 
 
 def _with_usual(emulator: Emulator, found: xr.Dataset) -> Emulator:

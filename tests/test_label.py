@@ -11,12 +11,13 @@ import xarray as xr
 from scipy.stats import binom
 
 import hbcal.label
+import hbcal.labelling
 from hbcal import HbcalError
 from hbcal.emulator.files import load_emulator, save_emulator
 from hbcal.evaluation import summary
 from hbcal.infer.many import ManySettings
 from hbcal.label import label_spectra
-from hbcal.labelling import label_files
+from hbcal.labelling import iter_reasons, label_files
 from hbcal.spectra.container import write_spectra
 
 N = 600
@@ -116,11 +117,33 @@ def files(tiny_emulator, tiny_spectra, tmp_path, monkeypatch):
 
 
 def test_files_are_labelled_in_their_order(files, labelled):
-    found = label_files(files / "model", [files / "6.npz", files / "7.npz"], files / "out.nc", fast=True)
+    told = label_files(files / "model", [files / "6.npz", files / "7.npz"], files / "out.nc", fast=True)
+    found = xr.load_dataset(files / "out.nc", engine="h5netcdf")
     assert found["star"].to_numpy()[[0, N - 1, N, -1]].tolist() == ["s6_0", f"s6_{N - 1}", "s7_0", f"s7_{N - 1}"]
-    on_disk = xr.load_dataset(files / "out.nc", engine="h5netcdf")
-    assert on_disk["value"].dims == ("star", "label")
-    assert not list(files.glob(".out.nc*"))
+    assert found["value"].dims == ("star", "label")
+    assert (told.n_star, told.n_flagged) == (2 * N, int(found["flag"].sum()))
+    assert told.reasons == tuple(iter_reasons(found))
+    assert not list(files.glob("*.pieces")) + list(files.glob("*.part"))
+
+
+def test_pieces_joined_on_disk_are_what_they_are_in_memory(tiny_emulator, tiny_spectra, tmp_path, monkeypatch):
+    monkeypatch.setattr(hbcal.labelling, "PIECE", 32)
+    monkeypatch.setattr(hbcal.labelling.shutil, "rmtree", lambda *args, **more: None)  # the pieces stay
+    save_emulator(tiny_emulator, tmp_path / "emulator", {})
+    some = tiny_spectra(N, 6).take(np.arange(100))
+    some.flux[40, 2] = np.nan  # no answer, and a reason longer than those of the first piece
+    write_spectra(some, tmp_path / "6.npz")
+    out = tmp_path / "out.nc"
+    told = label_files(tmp_path / "emulator", [tmp_path / "6.npz"], out, fast=True, keep_draws=True)
+    pieces = sorted((tmp_path / ".out.nc.pieces").glob("*.nc"))
+    each = [xr.load_dataset(path, engine="h5netcdf") for path in pieces]
+    found = xr.load_dataset(out, engine="h5netcdf")
+    assert len(pieces) == 4
+    assert found.equals(xr.concat(each, "star", data_vars="minimal"))
+    assert "1 missing pixels" in told.reasons
+    attrs = {name: found.attrs[name] for name in ("emulator", "spectra", "seed", "begun")}
+    hbcal.labelling._join(pieces, attrs | {"seed": 0}, tmp_path / "again.nc")
+    assert (tmp_path / "again.nc").read_bytes() == out.read_bytes()
 
 
 def test_a_star_in_two_files_is_refused(files):

@@ -8,7 +8,7 @@ import pytest
 from hbcal import simulate
 from hbcal.design import prepare
 from hbcal.problem import task_of
-from hbcal.start import find_start, least_squares_start
+from hbcal.start import find_start, least_squares_start, ring_of
 
 
 def test_the_start_is_near_the_truth(tiny_prepared):
@@ -39,3 +39,19 @@ def test_priors_are_those_of_the_recipe(tiny_prepared):
     recipe = tiny_prepared.recipe
     changed = replace(recipe, priors=replace(recipe.priors, error_scale=0.1))
     assert task_of(replace(tiny_prepared, recipe=changed)).kwargs["priors"].error_scale == 0.1
+
+
+@pytest.mark.parametrize(("kept_of_third", "n_arc"), [(0.5, 1), (1.0, 0)])
+def test_floors_of_which_the_data_know_a_sum_are_sampled_as_one(tiny_prepared, kept_of_third, n_arc):
+    """Without errors, and mostly without a third survey; where the third sees as many, the floors are on their own."""
+    cat = tiny_prepared.catalogue
+    seen = cat.survey == cat.surveys.index("s0")
+    keep = ~seen | (np.cumsum(seen) <= kept_of_third * seen.sum())
+    cat = replace(cat, error=np.where(seen, cat.error, np.nan)).select(keep)
+    prepared = prepare(tiny_prepared.recipe, cat)
+    chain = ring_of(prepared)
+    links = chain.links if chain else ()
+    assert not prepared.error_scales
+    assert len(links) == n_arc
+    for arc in links:
+        assert {prepared.floors[int(i)] for i in (*arc.first_at, *arc.second_at)} == {("s1", "fe_h"), ("s2", "fe_h")}

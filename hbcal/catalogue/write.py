@@ -2,47 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from hbcal._errors import HbcalError
-
-SUFFIXES = (".csv", ".ecsv", ".parquet", ".fits")
-
-
-def check_file(path: Path, *, overwrite: bool, suffixes: tuple[str, ...] = SUFFIXES) -> None:
-    """Refuse an output file that cannot be written, before any work is done.
-
-    Args:
-        path: the file to be.
-        overwrite: whether an existing one may be replaced.
-        suffixes: the kinds allowed.
-
-    Returns:
-        Nothing.
-
-    Errors:
-        HbcalError for an unknown kind, an existing file, a folder that is missing or read-only.
-
-    Example:
-        >>> check_file(Path("x.doc"), overwrite=False)
-        Traceback (most recent call last):
-        hbcal._errors.HbcalError: The output x.doc is of an unknown kind: use one of .csv, .ecsv, .parquet, .fits.
-    """
-    if path.suffix not in suffixes:
-        raise HbcalError(f"The output {path} is of an unknown kind: use one of {', '.join(suffixes)}.")
-    if path.is_dir():
-        raise HbcalError(f"The output {path} is a folder: --out names a file here.")
-    if path.exists() and not overwrite:
-        raise HbcalError(f"The output {path} exists already: choose another, or give --overwrite.")
-    if not path.parent.is_dir():
-        raise HbcalError(f"The folder {path.parent} of the output {path.name} does not exist: make it first.")
-    if not os.access(path.parent, os.W_OK) or path.parent.resolve().parts[1:2] == ("proc",):  # as in check_out
-        raise HbcalError(f"The folder {path.parent} of the output {path.name} is not writable: choose another.")
+TABLES = (".csv", ".ecsv", ".parquet", ".fits")
 
 
 def write_table(

@@ -52,6 +52,10 @@ class Components:
         rest = (left**2).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
         return z / np.asarray(self.scale), self.noise_level(flux, flux_err), rest, usable
 
+    def near(self, z: np.ndarray, level: np.ndarray) -> Array:
+        """What networks see: noise level and components, the far ones brought near, (n_star, 1 + n_dim)."""
+        return jnp.asarray(np.column_stack([level, np.clip(z, -FAR, FAR)]), jnp.float32)
+
     def noise_level(self, flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray:
         """Log of the median error in units of the median flux, scaled; 0 where no error is known. (n_star, 1)."""
         level = (log_level(flux, flux_err) - self.level[0]) / self.level[1]
@@ -157,7 +161,7 @@ class AutoregressiveEmulator(Emulator):
     def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[Seen, np.ndarray]:
         """Components, what they contribute to each network, and the misfit of what components leave."""
         z, level, rest, usable = self.components.of(flux, flux_err)
-        near = jnp.asarray(np.column_stack([level, np.clip(z, -FAR, FAR)]), jnp.float32)
+        near = self.components.near(z, level)
         return Seen(near, _lift(self.graph, self.states, near), z, rest), np.where(usable, "", "missing pixels")
 
     def log_likelihood(self, x: Float[Array, " n_label"], star: Seen) -> Array:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hbcal._pytree import pytree, static
 from hbcal._typing import AnyArray, Array, Float
+from hbcal.numerics.importance import newton_mode
 from hbcal.numerics.label_density import LabelDensity
 
 SOFTENING = 0.3  # of asinh, in units of a star's median flux: spectra of hot and cool stars alike are then near linear
@@ -45,7 +48,7 @@ class Emulator:
     """A spectrum's density given its star's labels, emulator error included. Subclasses are final, and pytrees.
 
     ``read(flux, flux_err)`` turns spectra into what the density needs of them, once, star by star on the leading axis;
-    the two other methods take one star of it.
+    ``guess`` takes all of it, the two other methods one star.
     """
 
     known: Known
@@ -61,6 +64,13 @@ class Emulator:
     @abstractmethod
     def misfit(self, x: Float[Array, " n_label"], star: Any) -> Array:
         """Squared residual in units of its variance, averaged: about 1 where emulator and noise are right."""
+
+    @abstractmethod
+    def guess(self, stars: Any) -> tuple[Array, Array]:
+        """Where labelling begins: labels (n_star, n_label), and roots of covariances (n_star, n_label, n_label).
+
+        It need not be right, since what is drawn there is weighed by the density; `mode_near` serves any emulator.
+        """
 
 
 def median_of(flux: np.ndarray) -> np.ndarray:
@@ -121,3 +131,32 @@ def sharing(levels: AnyArray, value: AnyArray) -> np.ndarray:
         [0.0, 0.5]
     """
     return np.searchsorted(np.asarray(levels), np.asarray(value)) / len(np.asarray(levels))
+
+
+def mode_near(emulator: Emulator, stars: Any) -> tuple[Array, Array]:
+    """The mode near the likeliest training star: an `Emulator.guess` for densities without a quicker one.
+
+    Args:
+        emulator: trained.
+        stars: of `Emulator.read`.
+
+    Returns:
+        Modes (n_star, n_label), under the training stars' density, and roots of the covariances there
+        (n_star, n_label, n_label).
+
+    Errors:
+        None.
+
+    Example:
+        >>> emulator = tiny_emulator()
+        >>> stars, _ = emulator.read(tiny_spectra().flux[:3], tiny_spectra().flux_err[:3])
+        >>> mode_near(emulator, stars)[1].shape
+        (3, 2, 2)
+    """
+    starts = jnp.asarray(emulator.known.starts)
+
+    def one(star: Any) -> tuple[Array, Array]:
+        joint = lambda x: emulator.log_likelihood(x, star) + emulator.known.density.log_density(x)  # noqa: E731
+        return newton_mode(joint, starts[jnp.argmax(jax.lax.map(joint, starts))])
+
+    return jax.vmap(one)(stars)

@@ -11,7 +11,7 @@ import numpy as np
 from hbcal._errors import HbcalError
 from hbcal._pytree import pytree
 from hbcal._typing import Array, Float
-from hbcal.emulator.base import Emulator, Known, stretched
+from hbcal.emulator.base import Emulator, Known, mode_near, stretched
 from hbcal.numerics.last_layer import LastLayer, last_layer
 
 RIDGE = 1e-6
@@ -42,6 +42,10 @@ class FullEmulator(Emulator):
     def misfit(self, x: Float[Array, " n_label"], star: Any) -> Array:
         """chi2 per pixel."""
         return self.layer.chi2(quadratic(x), *star) / self.layer.project.shape[0]
+
+    def guess(self, stars: Any) -> tuple[Array, Array]:
+        """The mode near the likeliest training star."""
+        return mode_near(self, stars)
 
 
 def quadratic(x: Float[Array, " n_label"]) -> Array:

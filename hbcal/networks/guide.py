@@ -5,15 +5,16 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from scipy.special import gammaln
 
 from hbcal._typing import Array, Float
+from hbcal.numerics.importance import DOF
 
-LOG_2PI = float(np.log(2 * np.pi))
 SURE, VAGUE = -5.0, 2.0  # bounds of the log diagonal of the precision's root, turned round
 
 
 class Guide(nnx.Module):
-    """q(x | s) = N(m(s), (A(s) A(s)')^-1): where a sampler starts, and what importance sampling corrects.
+    """q(x | s) = t_5(m(s), (A(s) A(s)')^-1): where a sampler starts, and what importance sampling corrects.
 
     Args:
         n_in, n_label: numbers that describe a spectrum, and labels.
@@ -45,8 +46,12 @@ class Guide(nnx.Module):
         return out[..., :n] + self.skip(s), root
 
     def log_density(self, x: Float[Array, "*batch n_label"], s: Float[Array, "*batch n_in"]) -> Array:
-        """ln q(x | s)."""
+        """ln q(x | s) of labels (..., n_label) of each star, or of several draws, (..., n_draw, n_label)."""
         mean, root = self(s)
+        if x.ndim > mean.ndim:
+            mean, root = mean[..., None, :], root[..., None, :, :]
         white = jnp.einsum("...l,...lm->...m", x - mean, root)
         log_det = jnp.log(jnp.einsum("...ll->...l", root)).sum(-1)
-        return log_det - 0.5 * (white**2).sum(-1) - 0.5 * self.n_label * LOG_2PI
+        n = self.n_label
+        norm = gammaln(0.5 * (DOF + n)) - gammaln(0.5 * DOF) - 0.5 * n * np.log(np.pi * DOF)
+        return log_det + float(norm) - 0.5 * (DOF + n) * jnp.log1p((white**2).sum(-1) / DOF)

@@ -30,30 +30,31 @@ def n_sign(n_label: int) -> int:
 
     Example:
         >>> n_sign(4)
-        7
+        11
     """
-    return 3 + n_label
+    return 3 + 2 * n_label
 
 
 def signs(misfit: np.ndarray, extrapolation: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """What may tell that a posterior is too narrow: one, misfit and extrapolation as normal scores, and the labels.
+    """What may tell that a posterior is too narrow: one, misfit and extrapolation as normal scores, labels and squares.
 
     Args:
         misfit, extrapolation: ranks between 0 and 1, (n_star,); NaN counts as a half.
         x: scaled labels, (n_star, n_label).
 
     Returns:
-        (n_star, n_sign), each between -3 and 3.
+        (n_star, n_sign): scores and labels between -3 and 3, squares less one.
 
     Errors:
         None.
 
     Example:
         >>> signs(np.array([0.5]), np.array([1.0]), np.array([[9.0]])).round(2).tolist()
-        [[1.0, 0.0, 2.88, 3.0]]
+        [[1.0, 0.0, 2.88, 3.0, 8.0]]
     """
     score = lambda rank: ndtri(np.clip(np.nan_to_num(rank, nan=0.5), EDGE, 1.0 - EDGE))  # noqa: E731
-    return np.column_stack([np.ones(len(x)), score(misfit), score(extrapolation), np.clip(np.nan_to_num(x), -3.0, 3.0)])
+    near = np.clip(np.nan_to_num(x), -3.0, 3.0)
+    return np.column_stack([np.ones(len(x)), score(misfit), score(extrapolation), near, near**2 - 1.0])
 
 
 def fit_spread(z: np.ndarray, told: np.ndarray) -> np.ndarray:

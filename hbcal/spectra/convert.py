@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from hbcal.numerics.linear_maps import broadening_map, carry, conserving_map
 from hbcal.numerics.wavelength import air_to_vacuum, rest_frame, width_between
 from hbcal.spectra.container import Spectra, agreeing, write_spectra
 from hbcal.spectra.formats import iter_any
-from hbcal.spectra.store import SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -206,33 +204,3 @@ def wave_of(path: Path) -> np.ndarray:
     for _, piece in iter_any([path]):
         return piece.wave
     raise HbcalError(f"{path} holds no star.")
-
-
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that cannot be written, before any work is done.
-
-    Args:
-        path: the file to be; a ``.zarr`` is a folder.
-        overwrite: whether an existing one may be replaced.
-
-    Returns:
-        Nothing.
-
-    Errors:
-        HbcalError for an unknown kind, an existing file, a folder that is missing or read-only.
-
-    Example:
-        >>> check_output(Path("x.doc"), overwrite=False)
-        Traceback (most recent call last):
-        hbcal._errors.HbcalError: The output x.doc is of an unknown kind: use one of .npz, .h5, .hdf5, .zarr.
-    """
-    if path.suffix not in SUFFIXES:
-        raise HbcalError(f"The output {path} is of an unknown kind: use one of {', '.join(SUFFIXES)}.")
-    if path.exists() and not overwrite:
-        raise HbcalError(f"The output {path} exists already: choose another, or give --overwrite.")
-    if path.exists() and path.is_dir() != (path.suffix == ".zarr"):
-        raise HbcalError(f"The output {path} is not of the kind its name says: choose another.")
-    if not path.parent.is_dir():
-        raise HbcalError(f"The folder {path.parent} of the output {path.name} does not exist: make it first.")
-    if not os.access(path.parent, os.W_OK):
-        raise HbcalError(f"The folder {path.parent} of the output {path.name} is not writable: choose another.")

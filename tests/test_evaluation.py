@@ -1,0 +1,98 @@
+"""Coverage from covariances and from draws, label by label and jointly; a posterior that is not Gaussian."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.stats import binom
+
+from hbcal.evaluation import evaluate, summary
+
+N, N_DRAW = 2000, 400
+
+
+def made(rng, sample, truth_err=0.0):
+    """Labels whose posterior is that of `sample`, the truth one more draw, seen with an error."""
+    centre = rng.normal(0.0, 5.0, (N, 1, 2))
+    draws = centre + sample((N, N_DRAW, 2))
+    truth = (centre + sample((N, 1, 2)))[:, 0] + rng.normal(0.0, 1.0, (N, 2)) * truth_err
+    left = draws - draws.mean(axis=1, keepdims=True)
+    labels = xr.Dataset(
+        {"value": (("star", "label"), draws.mean(axis=1)),
+         "covariance": (("star", "label", "label_2"), np.einsum("sdl,sdm->slm", left, left) / N_DRAW),
+         "draws": (("star", "draw", "label"), draws)},
+        {"star": [f"s{i}" for i in range(N)], "label": ["teff", "fe_h"], "label_2": ["teff", "fe_h"]},
+    )  # fmt: skip
+    return labels, truth, np.full(truth.shape, truth_err)
+
+
+def holds(share, claim):
+    """By a two-sided test of one in a thousand, with a point in a hundred for what 400 draws do not know."""
+    low, high = binom.interval(0.999, N, claim)
+    return low / N - 0.01 <= share <= high / N + 0.01
+
+
+@pytest.mark.parametrize("truth_err", [0.0, 1.0])
+def test_draws_and_covariances_of_a_gaussian_hold_what_they_claim(truth_err):
+    rng = np.random.default_rng(1)
+    root = np.array([[1.0, 0.0], [0.8, 0.6]])
+    told = summary(*made(rng, lambda shape: rng.normal(size=shape) @ root.T, truth_err))
+    for one in told.values():
+        for kind in ("within", "draws"):
+            assert holds(one[f"{kind}_68"], 0.683)
+            assert holds(one[f"{kind}_95"], 0.95)
+
+
+def test_draws_know_a_shape_that_covariances_do_not():
+    rng = np.random.default_rng(2)
+    told = summary(*made(rng, lambda shape: rng.exponential(size=shape) ** 2))
+    for name in ("teff", "fe_h", "joint"):
+        assert holds(told[name]["draws_68"], 0.683)
+        assert holds(told[name]["draws_95"], 0.95)
+        assert told[name]["within_68"] > 0.8
+
+
+def test_draws_that_are_too_narrow_are_caught():
+    rng = np.random.default_rng(3)
+    labels, truth, err = made(rng, lambda shape: rng.normal(size=shape))
+    centre = labels["draws"].mean("draw")
+    told = summary(labels.assign(draws=centre + (labels["draws"] - centre) / 1.5), truth, err)
+    for one in told.values():
+        assert not holds(one["draws_68"], 0.683)
+        assert holds(one["within_68"], 0.683)
+
+
+def test_weights_count():
+    rng = np.random.default_rng(4)
+    labels, truth, err = made(rng, lambda shape: rng.normal(size=shape))
+    twice = xr.concat([labels["draws"], labels["draws"] + 50.0], "draw")
+    share = np.repeat([1.0, 0.0], N_DRAW) * np.ones((N, 1))
+    weighted = labels.drop_vars("draws").assign(draws=twice, weight=(("star", "draw"), share))
+    same, told = summary(labels, truth, err), summary(weighted, truth, err)
+    assert told["teff"]["draws_68"] == pytest.approx(same["teff"]["draws_68"], abs=1e-3)  # ties in floating point
+    assert told["joint"]["draws_95"] == pytest.approx(same["joint"]["draws_95"], abs=1e-3)
+
+
+def test_missing_truth_and_missing_answers_leave_the_others(tmp_path):
+    rng = np.random.default_rng(5)
+    labels, truth, err = made(rng, lambda shape: rng.normal(size=shape))
+    truth[:3, 0] = np.nan
+    for name in ("value", "covariance", "draws"):
+        labels[name][7] = np.nan
+    told = summary(labels, truth, err)
+    assert [told[name]["n"] for name in ("teff", "fe_h", "joint")] == [N - 4, N - 1, N - 4]
+    assert holds(told["joint"]["draws_68"], 0.683)
+
+    labels = labels.assign(flag=("star", np.zeros(N, bool)), reason=("star", np.full(N, "")))
+    labels.to_netcdf(tmp_path / "labels.nc", engine="h5netcdf")
+    rows = zip(labels["star"].to_numpy(), *truth.T, strict=True)
+    text = "".join(f"{star},{'' if np.isnan(a) else a},{b}\n" for star, a, b in rows)
+    (tmp_path / "truth.csv").write_text("star,teff,fe_h\n" + text)
+    whole = evaluate(tmp_path / "labels.nc", tmp_path / "truth.csv", tmp_path / "out")
+    assert whole["all"]["joint"]["draws_68"] == told["joint"]["draws_68"]
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == whole
+    report = (tmp_path / "out" / "report.txt").read_text().splitlines()
+    assert "between quantiles of the draws" in report[1]
+    assert len(report[3]) == len(report[2])
+    assert (tmp_path / "out" / "evaluation.png").stat().st_size > 0
