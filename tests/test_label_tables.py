@@ -17,6 +17,7 @@ from hbcal.label import label_spectra
 from hbcal.labelling import label_files
 from hbcal.numerics.label_density import RIDGE, LabelDensity
 from hbcal.numerics.pixel_layer import PixelLayer
+from hbcal.numerics.spread import n_sign
 from hbcal.spectra.container import Spectra, write_spectra
 
 N, N_PIX, NOISE = 48, 40, 0.3
@@ -36,7 +37,7 @@ def _sky():
     layer = PixelLayer(weights, np.zeros(N_PIX), 1e-12 * np.eye(6), np.ones(N_PIX))
     density = LabelDensity(np.zeros(1), np.zeros((1, 2)), np.eye(2)[None])
     known = Known(
-        CENTRE, UNIT, density, np.array([-np.inf]), np.array([np.inf]), np.zeros((5, 2)), rng.normal(size=(200, 2)),
+        CENTRE, UNIT, density, np.array([-np.inf]), np.array([np.inf]), np.zeros((n_sign(2), 2)), rng.normal(size=(200, 2)),
         np.linspace(5000.0, 5010.0, N_PIX), ("teff", "logg"),
     )  # fmt: skip
     x = rng.normal(size=(N, 2))

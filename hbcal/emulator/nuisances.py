@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.stats import norm
 
 from hbcal._errors import HbcalError
 from hbcal._pytree import pytree, static
@@ -20,20 +21,22 @@ from hbcal.numerics.wavelength import SPEED_OF_LIGHT
 
 ROUNDS = 4  # of moving the weights to where the spectrum is
 FAR = 3.0  # prior sds a velocity is searched over; pixels so near an end are not used
-SHARPER = 0.3  # of a line's variance that it may lack: weights cannot be made sharper than that
 STRAIGHT = 0.5  # of a line's width, or variance: what is left of a shift, or a broadening, is linear within it
 
 
 @dataclass(frozen=True)
 class Nuisances:
-    """What spectra may differ in from the emulator's, besides labels; prior sds, each of a mean of zero.
+    """What spectra may differ in from the emulator's, besides labels: normal around zero, sds as given.
+
+    Broadening is what lines have more than in training, never less: weights cannot be made sharper without a bias, so
+    spectra sharper than the emulator's are a misfit, and training spectra should be the sharpest.
 
     Attributes:
         continuum: degree of a polynomial that multiplies the flux, one for each stretch of wavelengths without a gap;
             None for none.
         continuum_sd: of each of its Legendre coefficients.
         velocity: km/s.
-        broadening: km/s; the variance in velocity that lines gain (or, negative, lack) is N(0, broadening^4).
+        broadening: km/s; the variance in velocity that lines gain is half normal, its scale broadening^2.
     """
 
     continuum: int | None = None
@@ -70,7 +73,7 @@ class NuisedSpectrum:
 
 @pytree
 class NuisanceEmulator(Emulator):
-    """f is N(m(c) T(v, b) W phi(x), V + emulator error),  c ~ N(0, S^2), c = (continuum, v, b) integrated out.
+    """f is N(m(c) T(v, b) W phi(x), V + emulator error),  c ~ N(0, S^2), b >= 0, c = (continuum, v, b) integrated out.
 
     m = 1 + sum_k c_k P_k multiplies, T shifts and broadens (`hbcal.numerics.moved_weights`). Around the likeliest
     (x_0, c_0) of each star, found when it is read,
@@ -78,8 +81,9 @@ class NuisanceEmulator(Emulator):
         f ~ W_0 phi(x) + B (c - c_0),   W_0 = m(c_0) T(c_0) W,   B = d(m T W phi(x_0)) / dc
 
     so what is linear is only what the posterior leaves open: far from lines of another shape, and of second order in
-    the posterior's width. Given x, c - c_0 is N(-c_0, S^2) and the likelihood Gaussian of low rank (`off_by`); the
-    labels stay all that is sampled. s_p and U stay where the pixels are, and the emulator's error is not moved.
+    the posterior's width. Given x, c - c_0 is N(-c_0, S^2) and the likelihood Gaussian of low rank (`off_by`), times
+    twice the probability that b >= 0 given spectrum and x; the labels stay all that is sampled. s_p and U stay where
+    the pixels are, and the emulator's error is not moved.
 
     Attributes:
         known: of the training stars.
@@ -110,13 +114,17 @@ class NuisanceEmulator(Emulator):
         return NuisedSpectrum(mover.pack(rows, centre, x), jnp.asarray(centre)), why
 
     def log_likelihood(self, x: Float[Array, " n_label"], star: NuisedSpectrum) -> Array:
-        """ln N(spectrum; W_0 phi - B c_0, V + emulator error + B S^2 B')."""
+        """ln N(spectrum; W_0 phi - B c_0, V + emulator error + B S^2 B') + ln 2 P(b >= 0 | spectrum, x)."""
         chi2, log_det = off_by(*self._parts(x, star))
-        return -0.5 * (chi2 + log_det)
+        told = -0.5 * (chi2 + log_det)
+        return told + jnp.log(2.0) + norm.logcdf(self._positive(x, star)) if self._broadens else told
 
     def misfit(self, x: Float[Array, " n_label"], star: NuisedSpectrum) -> Array:
-        """chi2 per pixel."""
-        return off_by(*self._parts(x, star))[0] / jnp.maximum(star.packed.n_seen, 1.0)
+        """chi2 per pixel, at the likeliest b that is not negative."""
+        chi2 = off_by(*self._parts(x, star))[0]
+        if self._broadens:
+            chi2 = chi2 + jnp.minimum(self._positive(x, star), 0.0) ** 2
+        return chi2 / jnp.maximum(star.packed.n_seen, 1.0)
 
     def guess(self, stars: NuisedSpectrum) -> tuple[Array, Array]:
         """The emulator's own, of sums without the nuisances."""
@@ -125,7 +133,17 @@ class NuisanceEmulator(Emulator):
     def nuisances(self, x: Float[Array, " n_label"], star: NuisedSpectrum) -> tuple[Array, Array]:
         """Mean and covariance of c given the labels."""
         mean, cov = error_given(*self._parts(x, star))  # of c itself: its prior mean, zero, is what W_0 phi - B c_0 has
-        return mean[len(x) :], cov[len(x) :, len(x) :]
+        mean, cov = mean[len(x) :], cov[len(x) :, len(x) :]
+        return not_negative(mean, cov) if self._broadens else (mean, cov)
+
+    @property
+    def _broadens(self) -> bool:
+        return self.names[-1] == "broadening"
+
+    def _positive(self, x: Array, star: NuisedSpectrum) -> Array:
+        """Mean of b over its sd, were b not bounded."""
+        mean, cov = error_given(*self._parts(x, star))
+        return jnp.asarray(mean[-1] / jnp.sqrt(cov[-1, -1]))
 
     def _parts(self, x: Array, star: NuisedSpectrum) -> tuple[Moments, Array, Array, Array]:
         """Of `off_by`: labels are off by the emulator's scale, nuisances by N(0, S^2) around zero, so -c_0 in W_0."""
@@ -138,6 +156,31 @@ class NuisanceEmulator(Emulator):
             block(jax.jacfwd(self.pixels.features.of)(x), jnp.eye(n)),
             block(scale_root(self.pixels.scale, x), jnp.diag(jnp.asarray(self.sd))),
         )
+
+
+def not_negative(mean: Float[Array, " n"], cov: Float[Array, "n n"]) -> tuple[Array, Array]:
+    """Mean and covariance of a Gaussian whose last number is known not to be negative.
+
+        l = phi(a) / Phi(a),  a = mean_n / sd_n:   mean + k sd_n l,   cov - k k' sd_n^2 l (a + l),   k = cov_n / sd_n^2
+
+    Args:
+        mean, cov: of the Gaussian without the bound.
+
+    Returns:
+        Mean and covariance.
+
+    Errors:
+        None.
+
+    Example:
+        >>> mean, cov = not_negative(jnp.zeros(1), jnp.eye(1))  # half normal
+        >>> round(float(mean[0]), 3), round(float(cov[0, 0]), 3)
+        (0.798, 0.363)
+    """
+    sd = jnp.sqrt(cov[-1, -1])
+    at, along = mean[-1] / sd, cov[:, -1] / sd
+    hazard = jnp.exp(norm.logpdf(at) - norm.logcdf(at))
+    return mean + along * hazard, cov - jnp.outer(along, along) * hazard * (at + hazard)
 
 
 def with_nuisances(emulator: Emulator, nuisances: Nuisances) -> Emulator:
@@ -258,7 +301,7 @@ class _Mover:
             new[:, k] = np.clip(new[:, k], -self.most, self.most)
         if "broadening" in self.of.names:
             k = self.of.names.index("broadening")
-            new[:, k] = np.maximum(new[:, k], -SHARPER / STRAIGHT * np.asarray(self.of.reach)[k])
+            new[:, k] = np.maximum(new[:, k], 0.0)
         return new, x_new, cost
 
     def search(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -288,13 +331,13 @@ def _gauss_newton(emulator: NuisanceEmulator, stars: NuisedSpectrum) -> tuple[Ar
     x, _ = emulator.pixels.guess(reduced)
 
     def one(star: PackedSpectrum, x: Array) -> Array:
-        phi = emulator.pixels.features.of(x)
+        phi = jnp.asarray(emulator.pixels.features.of(x))
         found = moments(star, jnp.zeros(()), len(phi))
         return jnp.asarray(found.square - 2.0 * found.cross @ phi + phi @ found.gram @ phi + found.log_det)
 
     phi = jax.vmap(emulator.pixels.features.of)(x)
     left = given[0] - jnp.einsum("skf,sf->sk", given[1], phi)
-    return stars.centre + left, x, jax.vmap(one)(reduced, x)
+    return jnp.asarray(stars.centre) + left, x, jax.vmap(one)(reduced, x)
 
 
 def _reduced(emulator: NuisanceEmulator, stars: NuisedSpectrum) -> tuple[PackedSpectrum, tuple[Array, Array]]:

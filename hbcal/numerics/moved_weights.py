@@ -14,7 +14,6 @@ GAP = 5.0  # times the usual spacing of pixels: what is farther apart is another
 LEAST = 4  # pixels of a stretch
 NODES, SHARES = np.polynomial.hermite_e.hermegauss(5)
 SHARES = SHARES / SHARES.sum()
-INVERSE = (5.0, -10.0, 10.0, -5.0, 1.0)
 
 
 class Curves(NamedTuple):
@@ -118,18 +117,13 @@ def moved(made: Curves, velocity: float, broadening: float, order: int = 0) -> n
 
         f(u) = (K_b g)(u - ln(1 + v / c)),   K_b g(u) = E[g(u - z sqrt(b) / c)],  z ~ N(0, 1)
 
-    the expectation by five points of Gauss and Hermite, right as long as sqrt(b) is not much wider than a line. For a
-    negative b, lines sharper than those of the training, K_b is the inverse of K_-b, to fifth order in e = 1 - K_-b,
-    which is enough where -b is below a third of a line's own variance:
-
-        K_b = 1 / (1 - e) ~ 1 + e + e^2 + e^3 + e^4 = 5 - 10 K_-b + 10 K_-2b - 5 K_-3b + K_-4b
-
-    The derivative of f by b is f'' / (2 c^2), that by v is -f' / c.
+    the expectation by five points of Gauss and Hermite, right as long as sqrt(b) is not much wider than a line. The
+    derivative of f by b is f'' / (2 c^2), that by v is -f' / c.
 
     Args:
         made: g.
         velocity: v, km/s.
-        broadening: b, variance that lines gain in velocity, (km/s)^2.
+        broadening: b >= 0, variance that lines gain in velocity, (km/s)^2.
         order: of the derivative by u.
 
     Returns:
@@ -146,18 +140,14 @@ def moved(made: Curves, velocity: float, broadening: float, order: int = 0) -> n
         True
     """
     n = made.splines[0].c.shape[2:] if made.splines else ()
-    kernels = [(1.0, broadening)]
-    if broadening < 0:
-        kernels = [(share, -j * broadening) for j, share in enumerate(INVERSE)]
+    width = np.sqrt(broadening) / SPEED_OF_LIGHT
+    points = list(zip(SHARES, NODES, strict=True)) if broadening else [(1.0, 0.0)]
     out = np.zeros((len(made.ln_wave), *n))
     for s, spline in enumerate(made.splines):
         at = made.stretch == s
         u = made.ln_wave[at] - np.log1p(velocity / SPEED_OF_LIGHT)
         low, high = spline.x[0], spline.x[-1]
-        for share, b in kernels:
-            width = np.sqrt(b) / SPEED_OF_LIGHT
-            points = zip(SHARES, NODES, strict=True) if b else ((1.0, 0.0),)
-            out[at] += sum(share * p * spline(np.clip(u - z * width, low, high), order) for p, z in points)
+        out[at] = sum(p * spline(np.clip(u - z * width, low, high), order) for p, z in points)
     return out
 
 

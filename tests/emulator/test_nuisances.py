@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import erf
+from scipy.special import erf, logsumexp
 from scipy.stats import binom, multivariate_normal
 
 from hbcal import HbcalError
+from hbcal import label as job
 from hbcal.emulator.full import quadratic
 from hbcal.emulator.nuisances import NuisanceEmulator, Nuisances, with_nuisances
 from hbcal.emulator.pixels import scale_root
@@ -24,7 +25,7 @@ from hbcal.training import train_emulator
 WAVE = np.concatenate([np.linspace(5000.0, 5030.0, 151), np.linspace(5600.0, 5640.0, 181)])
 WIDTH = 30.0  # km/s, sd of a line: 2.5 pixels
 CENTRE, UNIT = np.array([5000.0, -0.2]), np.array([300.0, 0.3])
-WHAT = Nuisances(continuum=1, continuum_sd=0.05, velocity=8.0, broadening=6.0)
+WHAT = Nuisances(continuum=1, continuum_sd=0.05, velocity=8.0, broadening=12.0)
 N, NOISE = 300, 0.01
 
 
@@ -68,7 +69,7 @@ def _drawn():
     rng = np.random.default_rng(3)
     c = {
         "tilt": 0.05 * rng.normal(size=(N, 4)), "velocity": 8.0 * rng.normal(size=N),
-        "broadening": 36.0 * rng.normal(size=N),
+        "broadening": 144.0 * np.abs(rng.normal(size=N)),
     }  # fmt: skip
     return observe(N, 5, **c), np.column_stack([c["tilt"], c["velocity"], c["broadening"]])
 
@@ -103,8 +104,11 @@ def test_its_density_is_that_of_its_pixels(trained, drawn):
         phi = np.asarray(quadratic(jnp.asarray(x)))
         v = (seen.flux_err[0] ** 2 + layer.scatter + phi @ layer.spread @ phi / layer.scale)[there]
         a = w @ np.asarray(jax.jacfwd(quadratic)(jnp.asarray(x))) @ scale_root(trained.scale, jnp.asarray(x))
-        cov = np.diag(v) + a @ a.T + b * emulator.sd**2 @ b.T
-        return multivariate_normal(w @ phi - b @ star.centre, cov).logpdf(seen.flux[0, there])
+        cov = np.diag(v) + a @ a.T + b[:, :-1] * emulator.sd[:-1] ** 2 @ b[:, :-1].T
+        level = multivariate_normal(np.zeros(len(v)), cov)
+        wide = np.linspace(0.0, 6.0 * emulator.sd[-1], 2001)  # broadening, half normal
+        left = seen.flux[0, there] - w @ phi + b @ np.asarray(star.centre) - wide[:, None] * b[:, -1]
+        return logsumexp(level.logpdf(left) - 0.5 * (wide / emulator.sd[-1]) ** 2 - np.log(2.0) * (wide == 0))
 
     x = [np.zeros(2), np.array([0.5, -1.0])]
     told = [float(emulator.log_likelihood(jnp.asarray(each), star)) for each in x]
@@ -177,6 +181,13 @@ def test_labels_and_nuisances_are_recovered_with_their_errors(found, drawn):
     assert found["flag"].to_numpy().mean() < 0.1
 
 
+def test_lines_sharper_than_in_training_are_a_misfit(trained):
+    """There is no negative broadening, and nothing else that explains such lines."""
+    found = label_spectra(trained, observe(40, 6, broadening=-100.0), fast=True, nuisances=WHAT)
+    assert (found["nuisance_value"].to_numpy() >= 0)[:, -1].all()
+    assert np.mean(["misfit" in reason for reason in found["reason"].to_numpy().tolist()]) > 0.9
+
+
 def test_labels_without_nuisances_fail(trained, drawn):
     """The planted defect: the same spectra, taken as they are."""
     seen = drawn[0]
@@ -206,8 +217,9 @@ def test_a_shift_of_many_lines_is_found(trained):
     assert (np.abs(found["value"].to_numpy() - seen.labels) < 0.3 * UNIT).all()
 
 
-def test_nuts_says_the_same(trained, drawn, found):
-    full = label_spectra(trained, drawn[0].take(slice(32)), nuisances=WHAT, settings=ManySettings(draws=60, warmup=40))
+def test_nuts_says_the_same(trained, drawn, found, monkeypatch):
+    monkeypatch.setattr(job, "BATCH", 32)
+    full = label_spectra(trained, drawn[0].take(slice(32)), nuisances=WHAT, settings=ManySettings(draws=120))
     sd = np.sqrt(np.einsum("sll->sl", found["covariance"].to_numpy()[:32]))
     assert abs(((full["value"].to_numpy() - found["value"].to_numpy()[:32]) / sd).mean()) < 0.12
     assert (full["r_hat"] < 1.15).all()
