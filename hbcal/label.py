@@ -19,7 +19,7 @@ from hbcal.emulator.base import Emulator, sharing
 from hbcal.emulator.nuisances import NuisanceEmulator, Nuisances, with_nuisances
 from hbcal.infer.many import ManySettings, sample_many
 from hbcal.infer.task import Task
-from hbcal.numerics.importance import DOF, closer, weigh_around
+from hbcal.numerics.importance import DOF, closer, newton_mode, weigh_around
 from hbcal.numerics.label_density import LabelDensity, label_density
 from hbcal.numerics.measured import Measured, tightened
 from hbcal.numerics.pareto import smooth_weights
@@ -103,7 +103,8 @@ def label_spectra(
             f"emulator {len(wave)} from {wave[0]:g} to {wave[-1]:g}: resample them onto its grid."
         )
     emulator = with_nuisances(emulator, nuisances)
-    density = trained.density if prior is None else label_density((prior - trained.centre) / trained.unit)
+    scaled = None if prior is None else (prior - np.asarray(trained.centre)) / np.asarray(trained.unit)
+    density = None if scaled is None else label_density(scaled)
     parts, n = [], len(spectra.star)
     for first in range(0, n, BATCH):
         rows = slice(first, first + BATCH)
@@ -131,7 +132,7 @@ def _measured(emulator: Emulator, known: KnownLabels | None, star: np.ndarray) -
 
 
 def _label(
-    emulator: Emulator, prior: LabelDensity, flux: np.ndarray, err: np.ndarray, extra: Measured, fast: bool,
+    emulator: Emulator, prior: LabelDensity | None, flux: np.ndarray, err: np.ndarray, extra: Measured, fast: bool,
     rng: np.random.Generator, settings: ManySettings,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Draws, their shares, and what is known of them, of one batch."""
@@ -160,10 +161,10 @@ def _label(
 
 
 def _weighted(
-    emulator: Emulator, prior: LabelDensity, stars: Observed, rng: np.random.Generator
+    emulator: Emulator, prior: LabelDensity | None, stars: Observed, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws of every star, their shares, and k-hat; stars that one round does not settle get more."""
-    centre, root = _guess(emulator, stars)
+    centre, root = _guess(emulator, prior, stars)
     draws, weight = map(np.array, _around(emulator, prior, stars, centre, root, _noise(rng, *centre.shape)))
     share, k_hat = map(np.array, _smooth(weight))
     for _ in range(ROUNDS - 1):
@@ -195,7 +196,7 @@ def _smooth(weight: Array) -> tuple[Array, Array]:
 
 @jax.jit
 def _around(
-    emulator: Emulator, prior: LabelDensity, stars: Observed, centre: Array, root: Array, noise: Array
+    emulator: Emulator, prior: LabelDensity | None, stars: Observed, centre: Array, root: Array, noise: Array
 ) -> tuple[Array, Array]:
     def one(star: Observed, at: Array, turn: Array, t: Array) -> tuple[Array, Array]:
         return weigh_around(lambda x: log_joint(emulator, prior, x, star), at, turn, t)
@@ -204,9 +205,12 @@ def _around(
 
 
 @jax.jit
-def _guess(emulator: Emulator, stars: Observed) -> tuple[Array, Array]:
-    """Centre and root of the first draws: the emulator's own guess, and what was measured besides."""
-    return jax.vmap(tightened)(stars.measured, *emulator.guess(stars.spectrum))
+def _guess(emulator: Emulator, prior: LabelDensity | None, stars: Observed) -> tuple[Array, Array]:
+    """Centre and root of the first draws: the emulator's own guess and what was measured; a prior's mode nearby."""
+    centre, root = jax.vmap(tightened)(stars.measured, *emulator.guess(stars.spectrum))
+    if prior is None:
+        return centre, root
+    return jax.vmap(lambda star, at: newton_mode(lambda x: log_joint(emulator, prior, x, star), at))(stars, centre)
 
 
 @jax.jit

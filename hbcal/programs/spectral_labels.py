@@ -64,12 +64,12 @@ def spectral_labels(emulator: Emulator, prior: LabelDensity | None = None, star:
     return x
 
 
-def log_joint(emulator: Emulator, prior: LabelDensity, x: Float[Array, " n_label"], star: Observed) -> Array:
+def log_joint(emulator: Emulator, prior: LabelDensity | None, x: Float[Array, " n_label"], star: Observed) -> Array:
     """ln p(spectrum | labels) + ln p(measured | labels) + ln p(labels), up to a number: the program as a function.
 
     Args:
         emulator: trained.
-        prior: of the scaled labels.
+        prior: of the scaled labels; the training stars' density where None.
         x: scaled labels.
         star: `Observed`.
 
@@ -85,8 +85,8 @@ def log_joint(emulator: Emulator, prior: LabelDensity, x: Float[Array, " n_label
         >>> emulator, none = tiny_emulator(), Measured(jnp.zeros(2), jnp.zeros(2))
         >>> spectra, _ = emulator.read(tiny_spectra().flux, tiny_spectra().flux_err)
         >>> star = Observed(jax.tree.map(lambda leaf: leaf[0], spectra), none)
-        >>> bool(jnp.isfinite(log_joint(emulator, emulator.known.density, jnp.zeros(2), star)))
+        >>> bool(jnp.isfinite(log_joint(emulator, None, jnp.zeros(2), star)))
         True
     """
     told = emulator.log_likelihood(x, star.spectrum) + star.measured.log_likelihood(x)
-    return told + prior.log_density(x)
+    return told + (emulator.known.density if prior is None else prior).log_density(x)
