@@ -218,7 +218,7 @@ def label(
     ] = None,
     continuum_sd: Annotated[float, typer.Option(help="Prior sd of its Legendre coefficients.")] = 0.1,
     velocity: Annotated[float, typer.Option(help="Prior sd of a velocity, km/s; 0 is none.")] = 0.0,
-    broadening: Annotated[float, typer.Option(help="Prior sd of a broadening, km/s; 0 is none.")] = 0.0,
+    broadening: Annotated[float, typer.Option(help="Scale of how much broader lines may be, km/s; 0 is none.")] = 0.0,
     prior: Annotated[
         Path | None, typer.Option(help="Table of labels of a sample of the population the spectra come from.")
     ] = None,
