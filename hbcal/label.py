@@ -19,7 +19,7 @@ from hbcal.emulator.base import Emulator, sharing
 from hbcal.emulator.nuisances import NuisanceEmulator, Nuisances, with_nuisances
 from hbcal.infer.many import ManySettings, sample_many
 from hbcal.infer.task import Task
-from hbcal.numerics.importance import DOF, closer, newton_mode, weigh_around
+from hbcal.numerics.importance import closer, frames, newton_mode, weigh_around
 from hbcal.numerics.label_density import LabelDensity, label_density
 from hbcal.numerics.measured import Measured, tightened
 from hbcal.numerics.pareto import smooth_weights
@@ -29,7 +29,8 @@ from hbcal.spectra.container import Spectra
 
 SETTINGS = ManySettings()
 BATCH, AGAIN = 512, 64  # spectra of a compiled call, and of one for those that a first round does not settle
-N_DRAW, ROUNDS = 96, 4
+AT_ONCE = BATCH * 96  # draws whose density is taken at a time: bounds the memory of emulators that want many draws
+ROUNDS = 4
 K_HAT = 0.7  # Vehtari et al. 2024, JMLR 25, 72: beyond it the weights do not stand for the posterior
 LEAST = 0.2  # of the draws' number, effective; fewer ask for another round
 R_HAT, ESS = 1.05, 100.0  # of a star's full posterior: few draws of each of many
@@ -57,9 +58,9 @@ def label_spectra(
 
         p(x | spectrum) proportional to p(spectrum | x) p(x)
 
-    Fast: draws of a Student t around the emulator's guess (or Laplace's, at the mode) are weighted by the posterior,
-    smoothed (PSIS), and give mean and covariance; where few draws hold the weight, the next round begins from where
-    they are. Full: NUTS begins there.
+    Fast: draws of a Student t around the emulator's guess (or Laplace's, at the mode), as many as the emulator says,
+    are weighted by the posterior, smoothed (PSIS), and give mean and covariance; where few draws hold the weight, the
+    next round begins from where they are. Full: NUTS begins there.
 
     Args:
         emulator: trained.
@@ -112,6 +113,8 @@ def label_spectra(
         extra = _measured(emulator, known, spectra.star[rows])
         rng = np.random.default_rng([*np.atleast_1d(seed), first])
         found = _label(emulator, density, flux, err, extra, fast, rng, settings)
+        if not keep_draws:  # many draws of many stars are gigabytes
+            del found["draws"], found["share"]
         parts.append({name: values[: len(spectra.star[rows])] for name, values in found.items()})
         progress(f"labelling: {min(first + BATCH, n)} of {n} spectra")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
@@ -149,15 +152,22 @@ def _label(
         out["diverging"] = diverging.sum(axis=1)
         draws = chains.reshape(len(chains), -1, chains.shape[-1])
         share = np.full(draws.shape[:2], 1.0 / draws.shape[1])
-    at = np.einsum("sd,sdl->sl", share, draws)
-    out["chi2"], out["density"] = map(np.asarray, _told(emulator, spectra, jnp.asarray(at)))
+    mean, cov = _mean_cov(draws, share)
+    out["chi2"], out["density"] = map(np.asarray, _told(emulator, spectra, jnp.asarray(mean)))
     if isinstance(emulator, NuisanceEmulator):
         some = slice(None, None, -(-draws.shape[1] // MOST))
         told = _nuisances(emulator, spectra, jnp.asarray(draws[:, some]), jnp.asarray(share[:, some]))
         out["nuisance_value"], out["nuisance_sd"] = map(np.asarray, told)
         off = np.hypot(out["nuisance_value"] - np.asarray(spectra.centre), out["nuisance_sd"])
         out["bent"] = (off > np.asarray(emulator.reach)).any(axis=1)
-    return out | {"draws": draws, "share": share}
+    return out | {"mean": mean, "cov": cov, "draws": draws, "share": share}
+
+
+def _mean_cov(draws: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Moments of every star's weighted draws."""
+    mean = np.einsum("sd,sdl->sl", share, draws)
+    left = draws - mean[:, None]
+    return mean, np.swapaxes(share[:, :, None] * left, 1, 2) @ left
 
 
 def _weighted(
@@ -165,27 +175,21 @@ def _weighted(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws of every star, their shares, and k-hat; stars that one round does not settle get more."""
     centre, root = _guess(emulator, prior, stars)
-    draws, weight = map(np.array, _around(emulator, prior, stars, centre, root, _noise(rng, *centre.shape)))
+    noise = lambda: jnp.asarray(frames(rng, centre.shape[0], emulator.n_draw, centre.shape[1]))  # noqa: E731
+    draws, weight = map(np.array, _around(emulator, prior, stars, centre, root, noise()))
     share, k_hat = map(np.array, _smooth(weight))
     for _ in range(ROUNDS - 1):
-        poor = np.flatnonzero(~(k_hat <= K_HAT) | ~((share**2).sum(1) * N_DRAW <= 1.0 / LEAST))
+        poor = np.flatnonzero(~(k_hat <= K_HAT) | ~((share**2).sum(1) * share.shape[1] <= 1.0 / LEAST))
         for first in range(0, len(poor), AGAIN):
             rows = poor[first : first + AGAIN]
             padded = np.resize(rows, AGAIN)
             centre, root = _closer(jnp.asarray(draws[padded]), jnp.asarray(weight[padded]))
             some = jax.tree.map(lambda leaf, padded=padded: leaf[padded], stars)
-            found = _around(emulator, prior, some, centre, root, _noise(rng, *centre.shape))
+            found = _around(emulator, prior, some, centre, root, noise())
             draws[rows], weight[rows], share[rows], k_hat[rows] = (
                 np.asarray(each)[: len(rows)] for each in (*found, *_smooth(found[1]))
             )
     return draws, share, k_hat
-
-
-def _noise(rng: np.random.Generator, n_star: int, n_label: int) -> Array:
-    """Student t, every star's its own, so that stars share no error; each draw with its mirror image."""
-    half = (n_star, N_DRAW // 2)
-    t = rng.normal(size=(*half, n_label)) / np.sqrt(rng.chisquare(DOF, size=(*half, 1)) / DOF)
-    return jnp.asarray(np.concatenate([t, -t], axis=1))
 
 
 @jax.jit
@@ -198,10 +202,13 @@ def _smooth(weight: Array) -> tuple[Array, Array]:
 def _around(
     emulator: Emulator, prior: LabelDensity | None, stars: Observed, centre: Array, root: Array, noise: Array
 ) -> tuple[Array, Array]:
-    def one(star: Observed, at: Array, turn: Array, t: Array) -> tuple[Array, Array]:
+    def one(each: tuple[Observed, Array, Array, Array]) -> tuple[Array, Array]:
+        star, at, turn, t = each
         return weigh_around(lambda x: log_joint(emulator, prior, x, star), at, turn, t)
 
-    return jax.vmap(one)(stars, centre, root, noise)
+    some = max(AT_ONCE // noise.shape[1], 1)
+    found: tuple[Array, Array] = jax.lax.map(one, (stars, centre, root, noise), batch_size=min(some, len(noise)))
+    return found
 
 
 @jax.jit
@@ -268,17 +275,14 @@ def _dataset(
     """The label schema."""
     known, n_star = emulator.known, len(star)
     labels, unit, centre = list(known.label_names), np.asarray(known.unit), np.asarray(known.centre)
-    blank = np.zeros((n_star, 1, len(labels)))
-    draws, share = found.get("draws", blank), found.get("share", np.ones((n_star, 1)))
+    mean = found.get("mean", np.zeros((n_star, len(labels))))
+    cov = found.get("cov", np.zeros((n_star, len(labels), len(labels))))
     usable = found.get("why", np.zeros(0, str)) == ""
-    mean = np.einsum("sd,sdl->sl", share, draws)
+    factor = np.broadcast_to(unit, mean.shape)
     outside = 1.0 - sharing(known.typical, found.get("density", np.zeros(0)))
     rank = sharing(known.usual, found.get("chi2", np.zeros(0)))
     if n_star:
-        wider = np.exp(signs(rank, outside, mean) @ np.asarray(known.spread))
-        draws = mean[:, None] + (draws - mean[:, None]) * wider[:, None]
-    left = (draws - mean[:, None]) * unit
-    cov = np.einsum("sd,sdl,sdm->slm", share, left, left)
+        factor = unit * np.exp(signs(rank, outside, mean) @ np.asarray(known.spread))
     checks = {"misfit": rank > 1.0 - WORST, "extrapolation": outside > 1.0 - RARE}
     if fast:
         checks["k_hat"] = ~(found.get("k_hat", np.zeros(0)) <= K_HAT)
@@ -294,7 +298,7 @@ def _dataset(
     where = lambda values, gap=np.nan: np.where(usable.reshape(-1, *(1,) * (values.ndim - 1)), values, gap)  # noqa: E731
     data: dict[str, Any] = {
         "value": (("star", "label"), where(centre + unit * mean)),
-        "covariance": (("star", "label", "label_2"), where(cov)),
+        "covariance": (("star", "label", "label_2"), where(cov * factor[:, :, None] * factor[:, None, :])),
         "chi2": ("star", where(found.get("chi2", np.zeros(0)))), "extrapolation": ("star", where(outside)),
         "misfit_rank": ("star", where(rank)),
         "k_hat": ("star", where(found.get("k_hat", np.zeros(0)))),
@@ -304,8 +308,9 @@ def _dataset(
         data |= {name: (("star", "label"), where(found[name])) for name in ("r_hat", "ess_bulk") if name in found}
         data |= {"diverging": ("star", found["diverging"])} if "diverging" in found else {}
     if keep_draws:
-        data["draws"] = (("star", "draw", "label"), where(centre + unit * draws))
-        data |= {"weight": (("star", "draw"), share)} if fast else {}
+        draws = found.get("draws", np.zeros((n_star, 1, len(labels)))) - mean[:, None]
+        data["draws"] = (("star", "draw", "label"), where((centre + unit * mean)[:, None] + factor[:, None] * draws))
+        data |= {"weight": (("star", "draw"), found.get("share", np.ones((n_star, 1))))} if fast else {}
     coords: dict[str, Any] = {"star": star.astype(object), "label": labels, "label_2": labels}
     if isinstance(emulator, NuisanceEmulator):
         nothing = np.zeros((n_star, len(emulator.names)))

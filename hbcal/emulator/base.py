@@ -48,10 +48,13 @@ class Emulator:
     """A spectrum's density given its star's labels, emulator error included. Subclasses are final, and pytrees.
 
     ``read(flux, flux_err)`` turns spectra into what the density needs of them, once, star by star on the leading axis;
-    ``guess`` takes all of it, the two other methods one star.
+    ``guess`` takes all of it, the two other methods one star. ``n_draw`` says how many weighted draws the posterior of
+    a star is worth: the Monte Carlo error of a covariance from n draws makes joint regions too small, as if n were the
+    size of a sample (Hotelling's T2), and is dear to avoid where a density is dear.
     """
 
     known: Known
+    n_draw = 96
 
     @abstractmethod
     def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[Any, np.ndarray]:

@@ -68,6 +68,7 @@ class PixelEmulator(Emulator):
     layer: PixelLayer
     features: Any
     scale: AnyArray
+    n_draw = 768
 
     def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[PackedSpectrum, np.ndarray]:
         """Sums over the pixels that are there; the flux as it is given."""

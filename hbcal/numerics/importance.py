@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy.special import fdtri
 
 from hbcal._typing import Array, Float
 
@@ -53,6 +55,47 @@ def newton_mode(log_density: Callable[[Any], Array], start: Float[Array, " n"]) 
     (mode, _, _), _ = jax.lax.scan(step, (start, log_density(start), jnp.ones(())), None, length=STEPS)
     values, vectors = turned(mode)
     return mode, vectors / jnp.sqrt(values)[None, :]
+
+
+def frames(rng: np.random.Generator, n_star: int, n_draw: int, n: int) -> np.ndarray:
+    """Draws of the standard Student t whose first three moments are right in every few of them.
+
+        t = +- r_b q_bj,   q_b1 ... q_bn the columns of a random rotation,   r_b^2 / n ~ F(n, DOF), stratified over b
+
+    A draw at random among them is one of the t, but the 2n draws of a block lie on a sphere as evenly as may be. So
+    what weighted draws say of the mean and covariance of a density near the proposal has no error but that of a radius
+    in each block, where independent draws leave a covariance with the error of a sample: regions of d labels from n
+    effective draws then are too small, by about (n - d - 1) / n in the squared distance.
+
+    Args:
+        rng: generator.
+        n_star: stars, each with draws of its own, so that stars share no error.
+        n_draw: at least this many draws of each.
+        n: dimension.
+
+    Returns:
+        (n_star, n_draw or a little more, n).
+
+    Errors:
+        None.
+
+    Example:
+        >>> import numpy as np
+        >>> t = frames(np.random.default_rng(0), 2, 96, 4)
+        >>> t.shape, bool(np.abs(t.mean(axis=1)).max() < 1e-12)
+        ((2, 96, 4), True)
+        >>> second = np.einsum("sda,sdb->sab", t, t) / 96  # DOF / (DOF - 2) times the identity, on the average
+        >>> bool(np.allclose(second / second[:, :1, :1], np.eye(4)))
+        True
+
+    Source: Genz and Monahan 1998, SIAM J. Sci. Comput. 19, 426 (stochastic spherical-radial rules).
+    """
+    n_block = -(-n_draw // (2 * n))
+    turn, _ = np.linalg.qr(rng.normal(size=(n_star, n_block, n, n)))
+    share = (np.arange(n_block) + rng.uniform(size=(n_star, n_block))) / n_block
+    radius = np.sqrt(n * fdtri(n, DOF, np.minimum(share, 1.0 - 1e-12)))
+    half = (radius[:, :, None, None] * np.swapaxes(turn, 2, 3)).reshape(n_star, n_block * n, n)
+    return np.concatenate([half, -half], axis=1)
 
 
 def weigh_around(

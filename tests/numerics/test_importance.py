@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from arviz_stats.base import array_stats
+from scipy.stats import chi2, f, kstest
 
-from hbcal.numerics.importance import DOF, closer, newton_mode, weigh_around
+from hbcal.numerics.importance import DOF, closer, frames, newton_mode, weigh_around
 
 COV = np.array([[1.0, 0.6], [0.6, 2.0]])
 
@@ -65,3 +66,31 @@ def test_a_guess_far_off_and_too_narrow_is_moved_to_where_the_density_is():
     np.testing.assert_allclose(centre, [1.0, -2.0], atol=0.15)
     assert k_hats[0] > 0.7
     assert k_hats[-1] < 0.3
+
+
+def test_draws_in_frames_are_of_the_student_t():
+    t = frames(np.random.default_rng(1), 400, 24, 3)
+    inner = t[np.arange(400), np.random.default_rng(2).integers(24, size=400)]  # any draw of each star: independent
+    assert kstest((inner**2).sum(axis=1) / 3.0, f(3, DOF).cdf).pvalue > 1e-3
+    assert kstest(inner[:, 0] / np.linalg.norm(inner, axis=1), "uniform", (-1.0, 2.0)).pvalue > 1e-3  # Archimedes
+
+
+def test_draws_in_frames_leave_a_covariance_without_the_error_of_a_sample():
+    """And the planted defect, as many independent draws: their joint regions are far too small."""
+    rng, n, n_star = np.random.default_rng(3), 4, 1500
+    independent = rng.normal(size=(n_star, 48, n)) / np.sqrt(rng.chisquare(DOF, size=(n_star, 48, 1)) / DOF)
+    truth, held = rng.normal(size=(n_star, n)), []
+    for t in (frames(rng, n_star, 48, n), independent):
+        draws, weight = jax.vmap(lambda t: weigh_around(lambda x: -0.5 * x @ x, jnp.zeros(n), jnp.eye(n), t))(
+            jnp.asarray(t)
+        )
+        share, draws = np.asarray(jax.nn.softmax(weight, axis=1)), np.asarray(draws)
+        mean = np.einsum("sd,sdl->sl", share, draws)
+        left = draws - mean[:, None]
+        cov = np.einsum("sd,sdl,sdm->slm", share, left, left)
+        off = truth - mean
+        far = np.einsum("sl,sl->s", off, np.linalg.solve(cov, off[..., None])[..., 0])
+        held.append((far < chi2.ppf(0.683, n)).mean())
+    error = np.sqrt(0.683 * 0.317 / n_star)
+    assert abs(held[0] - 0.683) < 3.3 * error
+    assert held[1] < 0.683 - 3.3 * error
