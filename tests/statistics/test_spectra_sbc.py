@@ -14,6 +14,7 @@ from hbcal.emulator.pixels import PixelEmulator, Quadratic
 from hbcal.label import label_spectra
 from hbcal.numerics.label_density import LabelDensity
 from hbcal.numerics.pixel_layer import PixelLayer
+from hbcal.numerics.spread import n_sign
 from hbcal.spectra.container import Spectra
 
 N_STAR, N_PIX, N_TRAIN = 300, 120, 40  # few training stars: the emulator's own error is a large part
@@ -33,8 +34,8 @@ def _sky():
     )
     density = LabelDensity(np.zeros(1), np.zeros((1, 2)), np.eye(2)[None])
     known = Known(
-        np.zeros(2), np.ones(2), density, np.array([-np.inf]), np.array([np.inf]), rng.normal(size=(200, 2)),
-        np.arange(float(N_PIX)), ("a", "b"),
+        np.zeros(2), np.ones(2), density, np.array([-np.inf]), np.array([np.inf]),
+        np.zeros((n_sign(2), 2)), rng.normal(size=(200, 2)), np.arange(float(N_PIX)), ("a", "b"),
     )  # fmt: skip
     emulator = PixelEmulator(known, layer, Quadratic(), np.zeros((2, 1, 2, 1)))
     x = rng.normal(size=(N_STAR, 2))
