@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -61,9 +62,8 @@ def test_train_label_evaluate(home, monkeypatch, capsys):
 
 def test_networks_end_to_end(tiny_spectra, tmp_path):
     """Small ones, to see that everything fits together; what they are worth is measured on real spectra."""
-    with pytest.warns(
-        CoverageWarning, match="of the emulator in"
-    ):  # so small and brief that it fails its own test stars
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CoverageWarning)  # so small and brief, it may fail its own 40 test stars
         emulator = train_emulator(tiny_spectra(800, 5), tmp_path / "net", noise="correlated", settings=SMALL)
     fresh = tiny_spectra(300, 6)
     found = label_spectra(emulator, fresh, fast=True)

@@ -100,6 +100,7 @@ class NuisanceEmulator(Emulator):
     reach: AnyArray
     what: Nuisances = static()
     names: tuple[str, ...] = static()
+    n_draw = PixelEmulator.n_draw
 
     def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[NuisedSpectrum, np.ndarray]:
         """Sums of every spectrum around its own nuisances."""
