@@ -24,19 +24,23 @@ from planted_truth import only, variant
 
 import hbcal
 from hbcal.calibration import ConvergenceWarning
+from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.observe import observe
-from hbcal.design import voting
+from hbcal.design import prepare, voting
+from hbcal.influence import moved
 from hbcal.recipe import Recipe
+from hbcal.tree import terms_of
 
 CONSENSUS = ["teff", "logg", "fe_h"]
 
 
-def fit(recipe: Recipe, table: pd.DataFrame, folder: Path, draws: int) -> hbcal.Run:
-    """Fit the sources with a say."""
+def fit(recipe: Recipe, table: pd.DataFrame, folder: Path, draws: int) -> tuple[hbcal.Run, Catalogue]:
+    """Fit the sources with a say; the catalogue of all, whose consensus those without a say belong to."""
     folder.mkdir()
     table.to_csv(folder / FILE, index=False)
     catalogue = only(observe(recipe, folder), list(recipe.labels), 1.0)
-    return hbcal.calibrate(recipe, catalogue.select(voting(recipe, catalogue)), folder / "run", draws=draws)
+    votes = catalogue.select(voting(recipe, catalogue))
+    return hbcal.calibrate(recipe, votes, folder / "run", draws=draws), catalogue
 
 
 def offsets(run: hbcal.Run, label: str, left: list[str]) -> np.ndarray:
@@ -57,14 +61,16 @@ def main() -> None:
     warnings.simplefilter("ignore", ConvergenceWarning)  # printed below
     apart, error, failed = [], [], 0
     with tempfile.TemporaryDirectory() as scratch:
-        full = fit(recipe, table, Path(scratch) / "all", options.draws)
+        full, catalogue = fit(recipe, table, Path(scratch) / "all", options.draws)
         print(f"all: {full.diagnostics_text}", flush=True)
         failed += not full.passed
         begun = time.time()
-        influence = full.identifiability(print, options.drop).influence.sel(term="offset")
+        # as the report of a run of all sources: the consensus is that of all others, whether they vote or not
+        found = moved(prepare(recipe, catalogue), terms_of(full.posterior), print, options.drop)
+        influence = found.sel(term="offset")
         print(f"the report took {time.time() - begun:.0f} s", flush=True)
         for source in options.drop:
-            rest = fit(recipe, table[table["source"] != source], Path(scratch) / source, options.draws)
+            rest, _ = fit(recipe, table[table["source"] != source], Path(scratch) / source, options.draws)
             print(f"without {source}: {rest.diagnostics_text}", flush=True)
             failed += not rest.passed
             for label in influence["label"].values:
@@ -74,10 +80,10 @@ def main() -> None:
                     print(f"  {influence['reason'].sel(dropped=source, label=label).item()}")
                     continue
                 before, after = offsets(full, label, left), offsets(rest, label, left)
-                moved = (after.mean(0) - before.mean(0)) / before.std(0)
-                apart += np.abs(told.to_numpy() - moved).tolist()
+                refitted = (after.mean(0) - before.mean(0)) / before.std(0)
+                apart += np.abs(told.to_numpy() - refitted).tolist()
                 error.append(influence["error"].sel(dropped=source, label=label, survey=left).to_numpy().max())
-                each = [f"{s} {x:+.2f} ({y:+.2f})" for s, x, y in zip(left, moved, told.to_numpy(), strict=True)]
+                each = [f"{s} {x:+.2f} ({y:+.2f})" for s, x, y in zip(left, refitted, told.to_numpy(), strict=True)]
                 print(f"  {label}, refit (report), sd: {', '.join(each)}", flush=True)
     print(f"{len(apart)} zero points, report and refit at most {max(apart):.2f} posterior sd apart;", end=" ")
     print(f"Monte Carlo error of the report up to {max(error):.2f}; {failed} fits failed their gate")
