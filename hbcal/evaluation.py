@@ -16,6 +16,7 @@ from scipy.stats import chi2 as chi_squared
 
 from hbcal._errors import HbcalError, some
 from hbcal.catalogue.read import Kind, column_names, read_columns
+from hbcal.catalogue.values import rows_of
 from hbcal.figures import INK, SOFT, blank
 from hbcal.folder import check_out, write_text
 from hbcal.labelling import iter_reasons
@@ -119,8 +120,7 @@ def evaluate(labels: str | Path, truth: str | Path, out: str | Path) -> dict[str
     except (OSError, ValueError) as error:
         raise HbcalError(f"{labels} cannot be read as netCDF ({error}): write it again with hbcal label.") from None
     known = read_truth(truth)
-    place = {star: i for i, star in enumerate(known.star.tolist())}
-    rows = np.array([place.get(str(star), -1) for star in found["star"].to_numpy()], int)
+    rows = rows_of(found["star"].to_numpy(), known.star.tolist())
     names = [str(name) for name in found["label"].to_numpy() if str(name) in known.labels]
     if not (rows >= 0).any() or not names:
         raise HbcalError(

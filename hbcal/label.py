@@ -15,7 +15,8 @@ import hbcal
 from hbcal._errors import HbcalError
 from hbcal._typing import Array
 from hbcal.catalogue.label_tables import KnownLabels
-from hbcal.emulator.base import Emulator, sharing
+from hbcal.catalogue.values import rows_of
+from hbcal.emulator.base import Emulator, Known, sharing
 from hbcal.emulator.nuisances import NuisanceEmulator, Nuisances, with_nuisances
 from hbcal.infer.many import ManySettings, sample_many
 from hbcal.infer.task import Task
@@ -106,13 +107,13 @@ def label_spectra(
     emulator = with_nuisances(emulator, nuisances)
     scaled = None if prior is None else (prior - np.asarray(trained.centre)) / np.asarray(trained.unit)
     density = None if scaled is None else label_density(scaled)
-    parts, n = [], len(spectra.star)
+    parts, n, extra = [], len(spectra.star), _measured(trained, known, spectra.star)
     for first in range(0, n, BATCH):
         rows = slice(first, first + BATCH)
         flux, err = (_padded(each[rows], BATCH) for each in (spectra.flux, spectra.flux_err))
-        extra = _measured(emulator, known, spectra.star[rows])
         rng = np.random.default_rng([*np.atleast_1d(seed), first])
-        found = _label(emulator, density, flux, err, extra, fast, rng, settings)
+        measured = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), extra)
+        found = _label(emulator, density, flux, err, measured, fast, rng, settings)
         if not keep_draws:  # many draws of many stars are gigabytes
             del found["draws"], found["share"]
         parts.append({name: values[: len(spectra.star[rows])] for name, values in found.items()})
@@ -121,17 +122,16 @@ def label_spectra(
     return _dataset(emulator, spectra.star, joined, fast, keep_draws)
 
 
-def _measured(emulator: Emulator, known: KnownLabels | None, star: np.ndarray) -> Measured:
-    """What is known besides of the stars of a batch, scaled."""
-    unit, centre = np.asarray(emulator.known.unit), np.asarray(emulator.known.centre)
-    value, weight = np.zeros((2, BATCH, len(unit)))
+def _measured(trained: Known, known: KnownLabels | None, star: np.ndarray) -> Measured:
+    """What is known besides of all stars, scaled, and nothing of those that fill the last batch."""
+    unit, centre = np.asarray(trained.unit), np.asarray(trained.centre)
+    value, weight = np.zeros((2, len(star) + BATCH, len(unit)))
     if known is not None:
-        place = {name: i for i, name in enumerate(known.star.tolist())}
-        rows = np.array([place.get(str(name), -1) for name in star.tolist()], int)
+        rows = rows_of(star.tolist(), known.star.tolist())
         there = (rows >= 0)[:, None] & np.isfinite(known.value + known.err)[rows]
         value[: len(star)] = np.where(there, (known.value[rows] - centre) / unit, 0.0)
         weight[: len(star)] = np.where(there, (known.err[rows] / unit) ** -2.0, 0.0)
-    return Measured(jnp.asarray(value), jnp.asarray(weight))
+    return Measured(value, weight)
 
 
 def _label(
@@ -175,8 +175,8 @@ def _weighted(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws of every star, their shares, and k-hat; stars that one round does not settle get more."""
     centre, root = _guess(emulator, prior, stars)
-    noise = lambda: jnp.asarray(frames(rng, centre.shape[0], emulator.n_draw, centre.shape[1]))  # noqa: E731
-    draws, weight = map(np.array, _around(emulator, prior, stars, centre, root, noise()))
+    noise = lambda at: jnp.asarray(frames(rng, len(at), emulator.n_draw, at.shape[1]))  # noqa: E731
+    draws, weight = map(np.array, _around(emulator, prior, stars, centre, root, noise(centre)))
     share, k_hat = map(np.array, _smooth(weight))
     for _ in range(ROUNDS - 1):
         poor = np.flatnonzero(~(k_hat <= K_HAT) | ~((share**2).sum(1) * share.shape[1] <= 1.0 / LEAST))
@@ -185,7 +185,7 @@ def _weighted(
             padded = np.resize(rows, AGAIN)
             centre, root = _closer(jnp.asarray(draws[padded]), jnp.asarray(weight[padded]))
             some = jax.tree.map(lambda leaf, padded=padded: leaf[padded], stars)
-            found = _around(emulator, prior, some, centre, root, noise())
+            found = _around(emulator, prior, some, centre, root, noise(centre))
             draws[rows], weight[rows], share[rows], k_hat[rows] = (
                 np.asarray(each)[: len(rows)] for each in (*found, *_smooth(found[1]))
             )

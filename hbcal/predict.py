@@ -11,6 +11,7 @@ import xarray as xr
 
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Query
+from hbcal.catalogue.values import rows_of
 from hbcal.draws import Draws, label_draws
 from hbcal.groups import depends_on_true
 from hbcal.mixture import CHUNK, Mixture
@@ -62,8 +63,7 @@ def predict_draws(recipe: Recipe, posterior: xr.Dataset, catalogue: Catalogue, q
     measured = ("log_density", "pit") if query.value is not None else ()
     out = {name: np.full(n_row, np.nan) for name in ("mean", "sd", *LEVELS, *measured)}
     reason = np.full(n_row, "", dtype=object)
-    number = {str(star): i for i, star in enumerate(catalogue.stars)}
-    star = np.array([number.get(str(s), -1) for s in query.star])
+    star = rows_of(query.star, catalogue.stars)
     reason[star < 0] = "star not in the run"
     for row, (survey, label) in enumerate(zip(query.survey, query.label, strict=True)):
         if survey not in catalogue.surveys:

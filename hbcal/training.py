@@ -18,6 +18,7 @@ import xarray as xr
 
 from hbcal import __version__
 from hbcal._errors import HbcalError, closest, some
+from hbcal.catalogue.values import rows_of
 from hbcal.emulator.autoregressive import AutoregressiveEmulator
 from hbcal.emulator.base import Emulator, Known, sharing, stretched
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
@@ -169,8 +170,7 @@ def train_emulator(
 def _with_labels(spectra: Spectra, path: Path) -> Spectra:
     """The spectra with the labels of a table, NaN for stars it does not have."""
     truth = read_truth(path)
-    place = {star: i for i, star in enumerate(truth.star.tolist())}
-    rows = np.array([place.get(star, -1) for star in spectra.star.tolist()], int)
+    rows = rows_of(spectra.star.tolist(), truth.star.tolist())
     told = [name for name, err in truth.labels_err.items() if np.isfinite(err).any()]
     if not (rows >= 0).any() or not told:
         raise HbcalError(

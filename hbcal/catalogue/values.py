@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from hbcal._errors import HbcalError
@@ -241,3 +243,24 @@ def in_range(value: np.ndarray, limits: tuple[float, float], where: str, unit: s
             f"{np.nanmedian(value):.6g}: the unit or the column is probably wrong; correct it or the recipe's range."
         )
     return np.where(bad, np.nan, value), n
+
+
+def rows_of(ids: Iterable[object], among: Iterable[object]) -> np.ndarray:
+    """Where each id stands among others.
+
+    Args:
+        ids: to look for, compared as text.
+        among: each at most once.
+
+    Returns:
+        Positions in `among`, (n_id,), -1 for an id that is not there.
+
+    Errors:
+        None.
+
+    Example:
+        >>> rows_of(["b", "z"], np.array(["a", "b"])).tolist()
+        [1, -1]
+    """
+    place = {str(name): i for i, name in enumerate(among)}
+    return np.array([place.get(str(name), -1) for name in ids], int)

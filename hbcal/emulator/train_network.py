@@ -131,7 +131,7 @@ def train_networks(
     single = lambda v: jnp.asarray(v, jnp.float32)  # noqa: E731
     table = {
         "x": single(mean), "root": single(root), "z": single(np.clip(z, -FAR, FAR)),
-        "seen": single(np.column_stack([level, np.clip(z, -FAR, FAR)])),
+        "seen": found.near(z, level),
     }  # fmt: skip
     data = {name: leaf[rows] for name, leaf in table.items()}
     held = {name: leaf[unseen] for name, leaf in table.items()}
