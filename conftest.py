@@ -75,6 +75,17 @@ def tiny_spectra(n=400, seed=5):
 
 
 @functools.cache
+def tiny_mixture():
+    """The design of a mixture of three components of 40 stars with two elements, some not measured."""
+    from hbcal.numerics.star_mixture import pack_stars
+    from hbcal.programs.dp_mixture import MixtureDesign
+
+    value = np.zeros((40, 2))
+    value[::7, 0] = np.nan
+    return MixtureDesign(pack_stars(value, np.tile(0.1 * np.eye(2), (40, 1, 1))), n_dim=2, n_comp=3)
+
+
+@functools.cache
 def tiny_emulator():
     """A quadratic emulator of `tiny_spectra`."""
     from hbcal.training import train_emulator
@@ -227,7 +238,7 @@ def _helpers(doctest_namespace):
     helpers = (
         tiny_sky, tiny_prepared, tiny_network, tiny_structural, tiny_clusters, tiny_cluster_run, tiny_correlated,
         tiny_correlated_run, tiny_run, tiny_folder, tiny_target, tiny_target_of_two,
-        tiny_spectra, tiny_emulator, tiny_pixels,
+        tiny_spectra, tiny_emulator, tiny_pixels, tiny_mixture,
     )  # fmt: skip
     for helper in helpers:
         doctest_namespace[helper.__name__] = helper

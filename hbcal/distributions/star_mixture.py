@@ -1,0 +1,48 @@
+"""Measured vectors of stars that belong to Gaussian components; which star to which is summed over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+
+from hbcal._typing import Array
+from hbcal.numerics.star_mixture import Stars, draw_measured, log_likelihood, lower
+
+
+class StarMixture(dist.Distribution):
+    """x_i ~ sum_k w_k N(mu_k, Sigma_k + S_i), of each star the elements that were measured.
+
+    Args:
+        stars: errors and what was measured, from `hbcal.numerics.star_mixture.pack_stars`; their values are not used.
+        log_weight: ln w, (n_comp,).
+        means: mu, (n_comp, n_dim).
+        roots: lower triangular, Sigma = root root^T, (n_comp, n_dim, n_dim).
+    """
+
+    support = constraints.independent(constraints.real, 3)
+    pytree_data_fields = ("stars", "log_weight", "means", "roots")
+
+    def __init__(self, stars: Stars, log_weight: Array, means: Array, roots: Array, **kwargs: Any):
+        self.stars, self.log_weight, self.means, self.roots = stars, log_weight, means, roots
+        super().__init__((), stars.value.shape, **kwargs)
+
+    def log_prob(self, value: Array) -> Array:
+        """ln p(x) of all stars; the value is (n_block, n_dim, n_lane), as in `Stars`."""
+        return _total(self.stars.with_value(value), self.log_weight, self.means, self.roots)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draw components, true values and errors; 0 where nothing is measured."""
+        keys = jax.random.split(key, sample_shape) if sample_shape else key
+        one = lambda key: draw_measured(key, self.stars, self.log_weight, self.means, self.roots)[1]  # noqa: E731
+        for _ in sample_shape:
+            one = jax.vmap(one)
+        return one(keys)
+
+
+@jax.jit  # compiled once wherever NumPyro evaluates a program step by step
+def _total(stars: Stars, log_weight: Array, mean: Array, root: Array) -> Array:
+    return log_likelihood(stars, log_weight, mean, lower(root @ jnp.swapaxes(root, 1, 2)))
