@@ -17,12 +17,14 @@ import numpy as np
 import numpyro.distributions as dist
 
 from hbcal._typing import Array
+from hbcal.mixture_jumps import Atoms, inverse_wishart, jump, log_prior
 from hbcal.numerics.star_mixture import draw_true, log_joint, lower, unlower
 from hbcal.numerics.sticks import log_weights, reorder, sticks
 from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, components
 
 Sites = Mapping[str, Array]
 PRIORS = MixturePriors()
+JUMPS = 5  # of single components, tried in each sweep
 LEAST = 0.1  # of the inverse Wishart: its prior scale, in squares of the prior's median sd
 
 
@@ -62,7 +64,16 @@ def sweep(
     log_weight, mean, root = components(
         sites["background"], sites["stick"], sites["mean"], sites["sd"], sites["corr"], priors
     )  # fmt: skip
-    joint = log_joint(stars, log_weight, mean, lower(root @ jnp.swapaxes(root, 1, 2)))
+    density = log_joint(stars, jnp.zeros(n_comp + 1), mean, lower(root @ jnp.swapaxes(root, 1, 2)))
+    atoms = Atoms(jnp.exp(log_weights(sites["stick"])), sites["mean"], root[:n_comp], density)
+
+    def once(atoms: Atoms, key: Array) -> tuple[Atoms, None]:
+        return jump(key, atoms, stars, sites["background"], sites["concentration"], priors), None
+
+    atoms = jax.lax.scan(once, atoms, jax.random.split(keys[5], JUMPS))[0]
+    mean, root = (jnp.concatenate([new, old[n_comp:]]) for new, old in ((atoms.mean, mean), (atoms.root, root)))
+    log_weight = log_weight.at[:n_comp].set(jnp.log1p(-sites["background"]) + jnp.log(atoms.weight))
+    joint = log_weight[None, :, None] + atoms.density
     which = jax.random.categorical(keys[0], joint, axis=1)
     true = draw_true(keys[1], stars, which, mean, root)
     here = jax.nn.one_hot(which, n_comp + 1, axis=1, dtype=true.dtype) * stars.real[:, None, :]
@@ -73,21 +84,20 @@ def sweep(
 
     new_mean = _mean(keys[2], n[:n_comp], first, root[:n_comp], priors)
     about = second - _pairs(new_mean, first) - _pairs(first, new_mean) + n[:n_comp, None] * _pairs(new_mean, new_mean)
-    covariance = _covariance(keys[3], n[:n_comp], unlower(about), sites["sd"], sites["corr"], priors)
+    new_root = _covariance(keys[3], n[:n_comp], unlower(about), root[:n_comp], priors)
+    sd = jnp.sqrt((new_root**2).sum(2))
 
     after = jnp.cumsum(n[:n_comp][::-1])[::-1]
     stick = jnp.clip(
         jax.random.beta(keys[4], 1.0 + n[: n_comp - 1], sites["concentration"] + after[1:]), 1e-12, 1 - 1e-12
     )
-    shape, rate = priors.concentration
-    gamma = jax.random.gamma(keys[5], shape + n_comp - 1.0)
-    concentration = gamma / (rate - jnp.log1p(-stick).sum())
     background = jax.random.beta(keys[6], 1.0 + n[n_comp], 1.0 / priors.background - 1.0 + after[0])
-    order = reorder(keys[7], log_weights(stick), concentration)
+    log_weight = log_weights(stick)
+    order, concentration = reorder(keys[7], log_weight, priors.concentration)
     return {
         "background": jnp.clip(background, 1e-12, 1.0 - 1e-12), "concentration": concentration,
-        "corr": covariance[1][order], "mean": new_mean[order], "sd": covariance[0][order],
-        "stick": sticks(jnp.exp(log_weights(stick))[order]),
+        "corr": (new_root / sd[:, :, None])[order], "mean": new_mean[order], "sd": sd[order],
+        "stick": sticks(log_weight[order]),
     }  # fmt: skip
 
 
@@ -108,54 +118,29 @@ def _mean(key: Array, n: Array, total: Array, root: Array, priors: MixturePriors
     return (middle + jax.scipy.linalg.solve_triangular(factor, noise, lower=True, trans=1))[:, :, 0]
 
 
-def _covariance(
-    key: Array, n: Array, about: Array, sd: Array, corr: Array, priors: MixturePriors
-) -> tuple[Array, Array]:
-    """Covariances given true values and means: two proposals, each taken or not."""
-    d, keys = sd.shape[1], jax.random.split(key, 6)
+def _covariance(key: Array, n: Array, about: Array, root: Array, priors: MixturePriors) -> Array:
+    """Roots of covariances given true values and means: two proposals, each taken or not."""
+    d, keys = root.shape[1], jax.random.split(key, 5)
     freedom = d + 1.0
     scale = LEAST * priors.sd[0] ** 2 * jnp.eye(d)[None]
 
-    def log_target(sd: Array, corr: Array) -> Array:
-        """ln p(true values | Sigma) and, apart, ln p(Sigma), a density in Sigma."""
-        root = sd[:, :, None] * corr
+    def log_target(root: Array) -> Array:
         half = jax.scipy.linalg.solve_triangular(root, jnp.broadcast_to(jnp.eye(d), root.shape), lower=True)
         log_det = 2.0 * jnp.log(jnp.diagonal(root, axis1=1, axis2=2)).sum(1)
         trace = lambda m: jnp.einsum("kij,kil,kjl->k", half, half, jnp.broadcast_to(m, root.shape))  # noqa: E731
         fit = -0.5 * n * log_det - 0.5 * trace(about)
-        log_sd = jnp.log(sd)
-        prior = (-0.5 * ((log_sd - np.log(priors.sd[0])) / priors.sd[1]) ** 2 - (1.0 + d) * log_sd).sum(1)
-        prior = prior + (priors.correlation - 1.0) * 2.0 * jnp.log(jnp.diagonal(corr, axis1=1, axis2=2)).sum(1)
         conjugate = -0.5 * (freedom + d + 1.0) * log_det - 0.5 * trace(scale)
-        return jnp.stack(
-            [fit, prior - conjugate]
-        )  # what a proposal of the prior, of the inverse Wishart, has to make up
+        # what a proposal of the prior, and one of the inverse Wishart, has to make up
+        return jnp.stack([fit, log_prior(root, priors) - conjugate])
 
-    def choose(key: Array, kind: int, old: tuple[Array, Array], new: tuple[Array, Array]) -> tuple[Array, Array]:
-        gain = log_target(*new)[kind] - log_target(*old)[kind]
-        take = jnp.log(jax.random.uniform(key, n.shape)) < gain
-        return jnp.where(take[:, None], new[0], old[0]), jnp.where(take[:, None, None], new[1], old[1])
+    def choose(key: Array, kind: int, old: Array, new: Array) -> Array:
+        take = jnp.log(jax.random.uniform(key, n.shape)) < log_target(new)[kind] - log_target(old)[kind]
+        return jnp.where(take[:, None, None], new, old)
 
-    drawn = (
-        dist.LogNormal(np.log(priors.sd[0]), priors.sd[1]).sample(keys[0], sd.shape),
-        dist.LKJCholesky(d, jnp.full(sd.shape[0], priors.correlation)).sample(keys[1]),
-    )
-    now = choose(keys[2], 0, (sd, corr), drawn)
-    root = _inverse_wishart(keys[3], freedom + n, scale + about)
-    width = jnp.sqrt((root**2).sum(2))
-    return choose(keys[4], 1, now, (width, root / width[:, :, None]))
-
-
-def _inverse_wishart(key: Array, freedom: Array, scale: Array) -> Array:
-    """Lower triangular roots of draws of inverse Wishart distributions: Bartlett's decomposition of the precision."""
-    d = scale.shape[1]
-    key_chi, key_noise = jax.random.split(key)
-    # the precision is L^-T B B^T L^-1 with scale = L L^T, so L B^-T is a root of the covariance
-    chi = jnp.sqrt(2.0 * jax.random.gamma(key_chi, 0.5 * (freedom[:, None] - jnp.arange(d)[None])))
-    bartlett = jnp.tril(jax.random.normal(key_noise, scale.shape), -1) + chi[:, :, None] * jnp.eye(d)[None]
-    half = jnp.linalg.cholesky(scale)
-    turned = jax.scipy.linalg.solve_triangular(bartlett, jnp.swapaxes(half, 1, 2), lower=True)
-    return jnp.linalg.cholesky(jnp.swapaxes(turned, 1, 2) @ turned)
+    sd = dist.LogNormal(np.log(priors.sd[0]), priors.sd[1]).sample(keys[0], root.shape[:2])
+    corr = dist.LKJCholesky(d, jnp.full(len(root), priors.correlation)).sample(keys[1])
+    root = choose(keys[2], 0, root, sd[:, :, None] * corr)
+    return choose(keys[4], 1, root, inverse_wishart(keys[3], freedom + n, scale + about))
 
 
 def scales(sites: Sites, design: MixtureDesign, y: Array, *, priors: MixturePriors = PRIORS) -> dict[str, Array]:

@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro.infer.hmc import hmc
 
 from hbcal.folder import write_npz
+from hbcal.infer.moves import moving_kernel
 from hbcal.infer.potential import Potential
 from hbcal.infer.task import Settings, Task
 
@@ -36,14 +37,17 @@ class Sampler:
         self.task, self.settings = task, settings
         self._args = jax.device_put(task.args)
         potential = Potential(task)
-        centre, unravel = ravel_pytree(potential.start(self._args))
-        spread = 0.1 * jnp.eye(centre.size) if task.inverse_mass is None else jnp.linalg.cholesky(task.inverse_mass)
+        starts = [potential.start(self._args, each) for each in (task.starts or (task.start,))]
+        self._starts = [ravel_pytree(start)[0] for start in starts]
+        centre, unravel = ravel_pytree(starts[0])
+        n = 1 if task.moves else centre.size
+        spread = 0.1 * jnp.eye(n) if task.inverse_mass is None else jnp.linalg.cholesky(task.inverse_mass)
         if not bool(jnp.isfinite(spread).all()):
             raise ValueError("the task's inverse_mass is not positive definite.")
         self._n = centre.size
 
         def place(u):
-            return unravel(centre + spread @ u)
+            return unravel(u if task.moves else centre + spread @ u)
 
         # a metric from the start saves most of the warmup's long trajectories; the rest are cut at half the depth
         depth = (max(settings.max_tree_depth - 2, 1), settings.max_tree_depth)
@@ -52,7 +56,11 @@ class Sampler:
         # a full covariance takes several steps per number to learn; with fewer, the task's own serves better
         dense = 0 < 10 * centre.size <= settings.warmup
 
+        moving = moving_kernel(potential, settings, unravel) if task.moves else None
+
         def first(key, u, args):
+            if moving is not None:
+                return moving[0](key, u, args)
             return init(
                 u, num_warmup=settings.warmup, dense_mass=dense, rng_key=key, model_args=args,
                 target_accept_prob=settings.target_accept, max_tree_depth=depth,
@@ -61,7 +69,7 @@ class Sampler:
         def steps(state, n, thin, args):
             def once(_, carry):
                 state, diverging, leaps = carry
-                state = step(state, args)
+                state = step(state, args) if moving is None else moving[1](state, args)
                 return state, diverging | state.diverging, leaps + state.num_steps
 
             def body(i, carry):
@@ -107,6 +115,8 @@ class Sampler:
         key = jax.random.fold_in(jax.random.PRNGKey(self.settings.seed), chain)
         key_jitter, key_chain, key_exact = jax.random.split(key, 3)
         start = self.settings.jitter * jax.random.normal(key_jitter, (self._n,))
+        if self.task.moves is not None:
+            start = self._starts[chain % len(self._starts)]
         return self._first(key_chain, start, self._args), key_exact
 
     def run(self, chain: int, folder: Path) -> Iterator[int]:

@@ -29,7 +29,6 @@ class Potential:
     def __init__(self, task: Task):
         self.task, self._kwargs = task, dict(task.kwargs)
         self._program = reparam(task.program, config={name: Fold() for name in task.fold})
-        self._start = {f"{k}{SUFFIX}" if k in task.fold else k: jnp.asarray(v) for k, v in task.start.items()}
 
     def energy(self, z: Mapping[str, Array], args: tuple[Any, ...]) -> Array:
         """Potential energy at unconstrained z."""
@@ -40,19 +39,22 @@ class Potential:
         """Sampled sites, in their own units, at unconstrained z."""
         return constrain_fn(self._program, args, self._kwargs, self._bent(z)[0], return_deterministic=True)
 
-    def _straight(self, sites: Mapping[str, Array], args: tuple[Any, ...]) -> dict[str, Array]:
+    def straight(self, sites: Mapping[str, Array], args: tuple[Any, ...]) -> dict[str, Array]:
+        """Unconstrained z of sites in their own units: the inverse of `sites`."""
         z = unconstrain_fn(self._program, args, self._kwargs, sites)
         return self.task.ring.straight(z) if self.task.ring else z
 
     def _bent(self, z: Mapping[str, Array]) -> tuple[Mapping[str, Array], Array | float]:
         return self.task.ring.bent(z) if self.task.ring else (z, 0.0)
 
-    def start(self, args: tuple[Any, ...]) -> dict[str, Array]:
-        """Unconstrained start: the task's values, the median of prior draws for sites it does not give."""
+    def start(self, args: tuple[Any, ...], values: Mapping[str, Any] | None = None) -> dict[str, Array]:
+        """Unconstrained start: values, by default the task's; the median of prior draws for sites they do not give."""
+        given = self.task.start if values is None else values
+        named = {f"{k}{SUFFIX}" if k in self.task.fold else k: jnp.asarray(v) for k, v in given.items()}
 
         def unconstrained(args):
-            draws = jax.vmap(lambda key: self._draw(key, self._start, args))(self._keys())
-            return self._straight({**jax.tree.map(lambda x: jnp.median(x, axis=0), draws), **self._start}, args)
+            draws = jax.vmap(lambda key: self._draw(key, named, args))(self._keys())
+            return self.straight({**jax.tree.map(lambda x: jnp.median(x, axis=0), draws), **named}, args)
 
         return jax.jit(unconstrained)(args)
 
@@ -60,7 +62,7 @@ class Potential:
         """The sd of a few prior draws, unconstrained: the unit in which a curvature is large or small."""
 
         def unconstrained(args):
-            draws = jax.vmap(lambda key: self._straight(self._draw(key, {}, args), args))(self._keys())
+            draws = jax.vmap(lambda key: self.straight(self._draw(key, {}, args), args))(self._keys())
             return jax.tree.map(lambda x: jnp.std(x, axis=0), draws)
 
         return jax.jit(unconstrained)(args)

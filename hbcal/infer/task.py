@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hbcal.infer.moves import Moves
     from hbcal.infer.ring import Chain
 
 
@@ -20,7 +21,7 @@ class Settings:
         thin: steps per draw kept; a divergence in any of them marks the draw.
         seed: of every random number of the run.
         chunk: draws between two writes to disk.
-        target_accept, max_tree_depth: of NUTS.
+        target_accept, max_tree_depth: of NUTS; with a depth of 0 a task's `moves` are alone.
         jitter: how far from the start the chains begin, in sd of the task's `inverse_mass`.
         workers: processes that share the chains; None for one per core, 0 for threads of this process.
         platform: ``"cpu"`` or ``"gpu"``.
@@ -55,6 +56,8 @@ class Task:
             integrated out; or None.
         fold: half-normal sites to sample with a sign (`hbcal.infer.fold`).
         ring: scales and floors to sample in straightened coordinates, or None.
+        moves: what happens between transitions of NUTS (`hbcal.infer.moves`), or None.
+        starts: with `moves`, where the chains begin, one after the other.
         inverse_mass: first guess of the posterior's covariance, unconstrained, sites in alphabetical order; 0.01
             on the diagonal where None.
     """
@@ -67,3 +70,5 @@ class Task:
     inverse_mass: Any = None
     fold: tuple[str, ...] = ()
     ring: Chain | None = None
+    moves: Moves | None = None
+    starts: tuple[Mapping[str, Any], ...] = ()

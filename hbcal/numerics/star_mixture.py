@@ -250,7 +250,7 @@ def draw_measured(
     row, column = np.tril_indices(d)
     error = jax.random.normal(key_error, stars.value.shape)
     blur = jnp.zeros(stars.value.shape).at[:, row].add(jnp.asarray(stars.root) * error[:, column])
-    return which, stars.seen * (jnp.moveaxis(true, 2, 1) + blur)
+    return which, jnp.asarray(stars.seen) * (jnp.moveaxis(true, 2, 1) + blur)
 
 
 def draw_true(
@@ -330,7 +330,7 @@ def _solve(block: Stars, mean: Array, covariance: Array) -> tuple[Array, dict[tu
         for k in range(i):
             left = left - off[i, k] * z[k]
         z.append(left * inverse[i])
-    total = 0.5 * LOG_2PI * seen.sum(0)[None]
+    total = 0.5 * LOG_2PI * jnp.asarray(seen).sum(0)[None]
     for i in range(d):
         total = total + 0.5 * z[i] ** 2 - jnp.log(inverse[i])
     return -total, off, inverse, z

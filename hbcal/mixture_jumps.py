@@ -1,0 +1,194 @@
+"""Jumps of single components of a mixture: one is taken out of where it is and tried inside or beside another.
+
+A component that no star needs is found again where a population hides in the wings of a larger one, and one that two
+components share is given up: neither NUTS nor Gibbs' sampler crosses the valley between, which is narrow and deep.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from scipy.special import betaln, multigammaln
+
+from hbcal._typing import Array
+from hbcal.numerics.star_mixture import Stars, log_joint, lower
+from hbcal.programs.dp_mixture import MixturePriors
+
+FREEDOM = 8.0  # beyond the dimension, of the proposal's inverse Wishart: widths within about a third of the other's
+SPLIT = 0.2  # how much of the two's weight the moved one gets ~ Beta(0.2, 1)
+
+
+class Atoms(NamedTuple):
+    """Components in the order of their sticks, and what the stars say of them.
+
+    Attributes:
+        weight: (n_comp,), adding up to one.
+        mean: (n_comp, n_dim).
+        root: lower triangular, Sigma = root root^T, (n_comp, n_dim, n_dim).
+        density: ln N(x; mu_k, Sigma_k + S) of every star, the background's last, (n_block, n_comp + 1, n_lane).
+    """
+
+    weight: Array
+    mean: Array
+    root: Array
+    density: Array
+
+
+def log_prior(root: Array, priors: MixturePriors) -> Array:
+    """ln p(Sigma) of each component, a density in the entries of the lower triangle of Sigma.
+
+    Args:
+        root: lower triangular, Sigma = root root^T, (n_comp, n_dim, n_dim).
+        priors: of the program.
+
+    Returns:
+        (n_comp,).
+
+    Errors:
+        None.
+
+    Example:
+        >>> found = float(jnp.exp(log_prior(jnp.eye(1)[None], MixturePriors(sd=(1.0, 0.5)))[0]))
+        >>> round(found * 2.0 * 0.5 * (2.0 * np.pi) ** 0.5, 6)  # the density of the sd, over 2 sd
+        1.0
+
+    Source: Lewandowski, Kurowicka and Joe 2009, Journal of Multivariate Analysis 100, 1989, equation 16.
+    """
+    d, eta = root.shape[-1], priors.correlation
+    k = np.arange(1, d)
+    half = eta + 0.5 * (d - k - 1.0)
+    whole = (((2.0 * eta - 2.0 + d - k) * np.log(2.0) + betaln(half, half)) * (d - k)).sum()
+    whole += d * np.log(2.0 * priors.sd[1] * np.sqrt(2.0 * np.pi))
+    log_sd = 0.5 * jnp.log((root**2).sum(2))
+    log_corr = jnp.log(jnp.diagonal(root, axis1=1, axis2=2)) - log_sd
+    # the volume of (sd, R) per volume of Sigma is prod sd^-d; one more power of sd belongs to the log-normal density
+    each = -0.5 * ((log_sd - np.log(priors.sd[0])) / priors.sd[1]) ** 2 - (1.0 + d) * log_sd
+    return (each + 2.0 * (eta - 1.0) * log_corr).sum(1) - whole
+
+
+def log_order(weight: Array, concentration: Array) -> Array:
+    """ln p(w) of weights in the order of their sticks, a density in the weights, up to a number.
+
+    Args:
+        weight: (n_comp,), adding up to one.
+        concentration: of the Dirichlet process.
+
+    Returns:
+        A number.
+
+    Errors:
+        None.
+
+    Example:
+        >>> float(log_order(jnp.array([0.5, 0.25, 0.25]), jnp.array(1.0)).round(6)) == round(float(np.log(2.0)), 6)
+        True
+    """
+    left = jnp.cumsum(weight[::-1])[::-1]
+    return (concentration - 1.0) * jnp.log(weight[-1]) - jnp.log(left[1:-1]).sum()
+
+
+def inverse_wishart(key: Array, freedom: Array, scale: Array) -> Array:
+    """Lower triangular roots of draws of inverse Wishart distributions: Bartlett's decomposition of the precision.
+
+    Args:
+        key: of the draws.
+        freedom: degrees of freedom, (n,), more than n_dim - 1.
+        scale: (n, n_dim, n_dim); the mean of a draw is scale / (freedom - n_dim - 1).
+
+    Returns:
+        (n, n_dim, n_dim).
+
+    Errors:
+        None.
+
+    Example:
+        >>> root = inverse_wishart(jax.random.PRNGKey(0), jnp.full(4000, 5.0), jnp.full((4000, 1, 1), 3.0))
+        >>> bool(abs((root**2).mean() - 1.0) < 0.1)
+        True
+    """
+    d = scale.shape[1]
+    key_chi, key_noise = jax.random.split(key)
+    # the precision is L^-T B B^T L^-1 with scale = L L^T, so L B^-T is a root of the covariance
+    chi = jnp.sqrt(2.0 * jax.random.gamma(key_chi, 0.5 * (freedom[:, None] - jnp.arange(d)[None])))
+    bartlett = jnp.tril(jax.random.normal(key_noise, scale.shape), -1) + chi[:, :, None] * jnp.eye(d)[None]
+    turned = jax.scipy.linalg.solve_triangular(
+        bartlett, jnp.swapaxes(jnp.linalg.cholesky(scale), 1, 2), lower=True
+    )  # fmt: skip
+    return jnp.linalg.cholesky(jnp.swapaxes(turned, 1, 2) @ turned)
+
+
+def jump(
+    key: Array, atoms: Atoms, stars: Stars, background: Array, concentration: Array, priors: MixturePriors
+) -> Atoms:
+    """Try to move one component inside or beside another.
+
+    Of two components drawn at random, a and b, b is proposed anew, half of the time from the prior and else as
+
+        mu_b ~ N(mu_a, Sigma_a),   Sigma_b ~ InverseWishart(n_dim + 8, 7 Sigma_a),
+
+    with w_a + w_b kept and w_b / (w_a + w_b) ~ Beta(0.2, 1), and taken or not by Metropolis' rule on the density with
+    the stars' components summed over. A component without stars looks like the prior: so the way back has a chance.
+
+    Args:
+        key: of the draws.
+        atoms: where the chain is.
+        stars: with values.
+        background: share of stars of no population.
+        concentration: of the Dirichlet process.
+        priors: of the program.
+
+    Returns:
+        Where it is next.
+
+    Errors:
+        None.
+
+    Example:
+        >>> stars, root = tiny_mixture().stars, jnp.tile(jnp.eye(2), (4, 1, 1))
+        >>> density = log_joint(stars, jnp.zeros(4), jnp.zeros((4, 2)), lower(root))
+        >>> atoms = Atoms(jnp.full(3, 1 / 3), jnp.zeros((3, 2)), root[:3], density)
+        >>> moved = jump(jax.random.PRNGKey(0), atoms, stars, jnp.array(0.01), jnp.array(1.0), MixturePriors())
+        >>> float(moved.weight.sum().round(6))
+        1.0
+    """
+    k, d = atoms.mean.shape
+    keys = jax.random.split(key, 9)
+    a = jax.random.randint(keys[0], (), 0, k)
+    b = (a + jax.random.randint(keys[1], (), 1, k)) % k
+    both, centre, half = atoms.weight[a] + atoms.weight[b], atoms.mean[a], atoms.root[a]
+    share = jnp.clip(jax.random.beta(keys[2], SPLIT, 1.0), 1e-12, 1.0 - 1e-12)
+    near, noise = jax.random.bernoulli(keys[3]), jax.random.normal(keys[4], (d,))
+    mean = jnp.where(near, centre + half @ noise, priors.mean * noise)
+    shape = inverse_wishart(keys[5], jnp.full(1, d + FREEDOM), (FREEDOM - 1.0) * (half @ half.T)[None])[0]
+    sd = dist.LogNormal(np.log(priors.sd[0]), priors.sd[1]).sample(keys[6], (d,))
+    root = jnp.where(near, shape, sd[:, None] * dist.LKJCholesky(d, priors.correlation).sample(keys[7]))
+    weight = atoms.weight.at[b].set(share * both).at[a].set((1.0 - share) * both)
+    column = log_joint(stars, jnp.zeros(1), mean[None], lower((root @ root.T)[None]))[:, 0]
+    moved = Atoms(weight, atoms.mean.at[b].set(mean), atoms.root.at[b].set(root), atoms.density.at[:, b].set(column))
+
+    def log_prior_of(atoms: Atoms) -> Array:
+        off = atoms.mean[b] / priors.mean
+        return log_prior(atoms.root[b][None], priors)[0] - (0.5 * off**2 + np.log(priors.mean)).sum()
+
+    def log_target(atoms: Atoms) -> Array:
+        log_weight = jnp.append(jnp.log1p(-background) + jnp.log(atoms.weight), jnp.log(background))
+        fit = (jax.nn.logsumexp(log_weight[None, :, None] + atoms.density, axis=1) * stars.real).sum()
+        return fit + log_order(atoms.weight, concentration) + log_prior_of(atoms)
+
+    def log_proposal(atoms: Atoms) -> Array:
+        """ln q(b | a), without what is the same on the way there and back."""
+        off = jax.scipy.linalg.solve_triangular(half, atoms.mean[b] - centre, lower=True)
+        turned = jax.scipy.linalg.solve_triangular(atoms.root[b], half, lower=True)
+        freedom, log_det = d + FREEDOM, 2.0 * jnp.log(jnp.diagonal(half)).sum()
+        wishart = 0.5 * freedom * (d * np.log(0.5 * (FREEDOM - 1.0)) + log_det) - multigammaln(0.5 * freedom, d)
+        wishart -= (freedom + d + 1.0) * jnp.log(jnp.diagonal(atoms.root[b])).sum()
+        nearby = wishart - 0.5 * (FREEDOM - 1.0) * (turned**2).sum() - 0.5 * (off**2).sum() - 0.5 * log_det
+        return (SPLIT - 1.0) * jnp.log(atoms.weight[b] / both) + jnp.logaddexp(nearby, log_prior_of(atoms))
+
+    gain = log_target(moved) - log_target(atoms) + log_proposal(atoms) - log_proposal(moved)
+    take = jnp.log(jax.random.uniform(keys[8])) < gain
+    return jax.tree.map(lambda new, old: jnp.where(take, new, old), moved, atoms)
