@@ -75,14 +75,47 @@ def tiny_spectra(n=400, seed=5):
 
 
 @functools.cache
-def tiny_mixture():
-    """The design of a mixture of three components of 40 stars with two elements, some not measured."""
-    from hbcal.numerics.star_mixture import pack_stars
-    from hbcal.programs.dp_mixture import MixtureDesign
+def tiny_populations():
+    """A recipe of populations of two elements, three components."""
+    from hbcal.population_recipe import parse_populations
 
-    value = np.zeros((40, 2))
+    elements = {name: {"value": name, "error": [f"{name}_err"]} for name in ("fe_h", "mg_fe")}
+    sampling = {"chains": 4, "warmup": 100, "draws": 400, "fast_warmup": 200, "fast_draws": 500, "fast_sweeps": 4}
+    return parse_populations({
+        "name": "tiny", "title": "two populations", "elements": elements, "stars": {"file": "stars.csv"},
+        "mixture": {"components": 3}, "sampling": sampling,
+    })  # fmt: skip
+
+
+@functools.cache
+def tiny_abundances():
+    """120 stars of two populations that lie apart, some elements not measured."""
+    from hbcal.catalogue.abundances import Abundances
+
+    rng = np.random.default_rng(2)
+    value = np.array([[-0.8, 0.3], [0.0, 0.0]])[np.arange(120) // 40 % 2] + 0.1 * rng.normal(size=(120, 2))
     value[::7, 0] = np.nan
-    return MixtureDesign(pack_stars(value, np.tile(0.1 * np.eye(2), (40, 1, 1))), n_dim=2, n_comp=3)
+    star = np.array([f"star{i:03d}" for i in range(120)], object)
+    covariance = np.tile(0.05**2 * np.eye(2), (120, 1, 1))
+    return Abundances(star, ("fe_h", "mg_fe"), ("dex", "dex"), value, covariance, {})
+
+
+@functools.cache
+def tiny_population_run():
+    """`tiny_abundances` fitted by the fast mode."""
+    from hbcal.populations import populations
+
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return populations(tiny_populations(), tiny_abundances(), folder / "run", fast=True, workers=0)
+
+
+@functools.cache
+def tiny_mixture():
+    """The design of the mixture of `tiny_abundances`."""
+    from hbcal.population_design import pose
+
+    return pose(tiny_abundances(), tiny_populations(), 1).task.args[0]
 
 
 @functools.cache
@@ -238,7 +271,8 @@ def _helpers(doctest_namespace):
     helpers = (
         tiny_sky, tiny_prepared, tiny_network, tiny_structural, tiny_clusters, tiny_cluster_run, tiny_correlated,
         tiny_correlated_run, tiny_run, tiny_folder, tiny_target, tiny_target_of_two,
-        tiny_spectra, tiny_emulator, tiny_pixels, tiny_mixture,
+        tiny_spectra, tiny_emulator, tiny_pixels, tiny_mixture, tiny_populations, tiny_abundances,
+        tiny_population_run,
     )  # fmt: skip
     for helper in helpers:
         doctest_namespace[helper.__name__] = helper

@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from hbcal.catalogue.copies import find_copies
 from hbcal.catalogue.observe import observe
 from hbcal.dependents import second_quantities, second_stage, second_task
 from hbcal.design import Prepared, named_quantities, prepare, voting
-from hbcal.folder import check_out, identity, locked, write_text
+from hbcal.folder import check_out, identity, locked, refuse_another_run, write_text
 from hbcal.infer.diagnose import diagnose
 from hbcal.infer.sample import sample
 from hbcal.infer.task import Settings
@@ -112,7 +112,7 @@ def calibrate(
     settings = _settings(recipe, prepared, seed, chains, draws, warmup, workers, device)
 
     mark = _mark(recipe, catalogue, settings)
-    _refuse_another_run(out, mark)
+    refuse_another_run(out, mark)
     if (out / "posterior.nc").exists():
         say(f"{out} is complete already: nothing to resume")
         return open_run(out)
@@ -193,22 +193,6 @@ def _mark(recipe: Recipe, catalogue: Catalogue, settings: Settings) -> dict[str,
         "hbcal": __version__,
     }
     return {"identity": identity(parts), "parts": {**parts, "recipe": identity({"text": recipe.text})}}
-
-
-def _refuse_another_run(out: Path, mark: Mapping[str, Any]) -> None:
-    """A folder may be empty or hold the same run, begun or complete."""
-    if (out / "run.json").exists():
-        was = json.loads((out / "run.json").read_text())
-        if not isinstance(was, dict) or not {"identity", "parts"} <= was.keys():
-            raise HbcalError(f"{out / 'run.json'} is not what a run of hbcal writes: choose another --out.")
-        if was["identity"] != mark["identity"]:
-            differ = [k for k, v in mark["parts"].items() if was["parts"].get(k) != v]
-            raise HbcalError(
-                f"The run in {out} was started with another {' and '.join(differ)}: resume it with what it was started "
-                "with, or choose another --out."
-            )
-    elif out.is_dir() and any(p.name != ".lock" for p in out.iterdir()):
-        raise HbcalError(f"The folder {out} holds something that is not a run of hbcal: choose another --out.")
 
 
 def _provenance(prepared: Prepared, settings: Settings) -> dict[str, Any]:

@@ -136,6 +136,36 @@ def identity(parts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def refuse_another_run(out: Path, mark: Mapping[str, Any]) -> None:
+    """Refuse a folder that is neither empty nor holds the same run, begun or complete.
+
+    Args:
+        out: of the run.
+        mark: ``identity`` of the run and its ``parts``, as its ``run.json`` will hold them.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError when the folder holds another run, naming what differs, or something else.
+
+    Example:
+        >>> refuse_another_run(Path("nowhere"), {"identity": "", "parts": {}})
+    """
+    if (out / "run.json").exists():
+        was = json.loads((out / "run.json").read_text())
+        if not isinstance(was, dict) or not {"identity", "parts"} <= was.keys():
+            raise HbcalError(f"{out / 'run.json'} is not what a run of hbcal writes: choose another --out.")
+        if was["identity"] != mark["identity"]:
+            differ = [k for k, v in mark["parts"].items() if was["parts"].get(k) != v]
+            raise HbcalError(
+                f"The run in {out} was started with another {' and '.join(differ)}: resume it with what it was started "
+                "with, or choose another --out."
+            )
+    elif out.is_dir() and any(p.name != ".lock" for p in out.iterdir()):
+        raise HbcalError(f"The folder {out} holds something that is not a run of hbcal: choose another --out.")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file that is complete or absent.
 

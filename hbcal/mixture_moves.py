@@ -61,9 +61,7 @@ def sweep(
     keys = jax.random.split(key, 8)
     stars = design.stars.with_value(y)
     n_comp, d = sites["mean"].shape
-    log_weight, mean, root = components(
-        sites["background"], sites["stick"], sites["mean"], sites["sd"], sites["corr"], priors
-    )  # fmt: skip
+    log_weight, mean, root = components(sites, priors)
     density = log_joint(stars, jnp.zeros(n_comp + 1), mean, lower(root @ jnp.swapaxes(root, 1, 2)))
     atoms = Atoms(jnp.exp(log_weights(sites["stick"])), sites["mean"], root[:n_comp], density)
 

@@ -47,10 +47,11 @@ class Diagnostics:
 
     def text(self) -> str:
         """One line for people."""
+        energy = f", {self.divergences} divergences, E-BFMI >= {self.bfmi:.2f}" if np.isfinite(self.bfmi) else ""
         verdict = "PASSED" if self.passed else "FAILED: " + "; ".join(self.failures)
         return (
             f"diagnostics of {self.n_quantity} quantities: R-hat <= {self.r_hat:.4f}, bulk ESS >= {self.ess_bulk:.0f}, "
-            f"tail ESS >= {self.ess_tail:.0f}, {self.divergences} divergences, E-BFMI >= {self.bfmi:.2f}: {verdict}"
+            f"tail ESS >= {self.ess_tail:.0f}{energy}: {verdict}"
         )
 
 
@@ -98,7 +99,8 @@ def diagnose(posterior: xr.Dataset, stats: xr.Dataset) -> Diagnostics:
 
     Args:
         posterior: variables with dims (chain, draw, ...).
-        stats: ``diverging`` and ``energy``, dims (chain, draw); of a fit in stages also ``diverging_...``.
+        stats: ``diverging`` and ``energy``, dims (chain, draw); of a fit in stages also ``diverging_...``; nothing of
+            a sampler without energies.
 
     Returns:
         `Diagnostics`; constants and entries that do not exist (NaN) are not judged.
@@ -128,7 +130,8 @@ def diagnose(posterior: xr.Dataset, stats: xr.Dataset) -> Diagnostics:
                         for d, i in zip(dims, at, strict=True)
                     ]
                     worst[kind] = (float(values[at]), f"{name}[{', '.join(where)}]" if where else name)
-    bfmi = float(np.min([_bfmi(v) for name, v in stats.data_vars.items() if str(name).startswith("energy")]))
+    energies = [_bfmi(v) for name, v in stats.data_vars.items() if str(name).startswith("energy")]
+    bfmi = float(np.min(energies)) if energies else np.inf  # Gibbs' sampler alone has no energy
     divergences = sum(int(v.sum()) for name, v in stats.data_vars.items() if str(name).startswith("diverging"))
     (r_hat, r_of), (bulk, bulk_of), (tail, tail_of) = worst["r_hat"], worst["ess_bulk"], worst["ess_tail"]
     failures = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -22,11 +23,15 @@ class MixtureDesign:
 
     Attributes:
         stars: errors and what was measured, in units of the spread of each element among the stars.
-        n_dim: elements.
+        points, pairs: where the density, and of which stars the co-clustering, is followed; no part of the model.
+        n_star, n_dim: stars and elements.
         n_comp: components kept of endless many.
     """
 
     stars: Stars
+    points: Stars
+    pairs: AnyArray
+    n_star: int = static()
     n_dim: int = static()
     n_comp: int = static()
 
@@ -96,18 +101,16 @@ def dp_mixture(
     width = dist.LogNormal(jnp.log(priors.sd[0]), priors.sd[1])
     sd = plated("sd", "n_comp", width.expand([k, d]).to_event(1))
     corr = plated("corr", "n_comp", dist.LKJCholesky(d, jnp.full(k, priors.correlation)))
-    mixture = StarMixture(design.stars, *components(background, stick, mean, sd, corr, priors))
+    sites = {"background": background, "stick": stick, "mean": mean, "sd": sd, "corr": corr}
+    mixture = StarMixture(design.stars, *components(sites, priors))
     return numpyro.sample("y", mixture, obs=y)
 
 
-def components(
-    background: AnyArray, stick: AnyArray, mean: AnyArray, sd: AnyArray, corr: AnyArray,
-    priors: MixturePriors = MixturePriors(),
-) -> tuple[Array, Array, Array]:  # fmt: skip
+def components(sites: Mapping[str, AnyArray], priors: MixturePriors = MixturePriors()) -> tuple[Array, Array, Array]:
     """Weights, means and roots of covariances of all components, the background last.
 
     Args:
-        background, stick, mean, sd, corr: one draw of the sites.
+        sites: one draw: background, stick, mean, sd and corr.
         priors: which say how broad the background is.
 
     Returns:
@@ -117,14 +120,16 @@ def components(
         None.
 
     Example:
-        >>> one = jnp.ones((2, 1))
-        >>> log_weight, mean, root = components(jnp.array(0.5), jnp.array([0.5]), one, one, one[..., None])
+        >>> one, half = jnp.ones((2, 1)), jnp.array([0.5])
+        >>> sites = {"background": 0.5, "stick": half, "mean": one, "sd": one, "corr": one[..., None]}
+        >>> log_weight, mean, root = components(sites)
         >>> jnp.exp(log_weight).tolist(), root[:, 0, 0].tolist()
         ([0.25, 0.25, 0.5], [1.0, 1.0, 4.0])
     """
+    background, mean = jnp.asarray(sites["background"]), jnp.asarray(sites["mean"])
     d = mean.shape[-1]
-    log_weight = jnp.append(jnp.log1p(-background) + log_weights(stick), jnp.log(background))
-    root = jnp.asarray(sd)[:, :, None] * corr
+    log_weight = jnp.append(jnp.log1p(-background) + log_weights(sites["stick"]), jnp.log(background))
+    root = jnp.asarray(sites["sd"])[:, :, None] * sites["corr"]
     return (
         log_weight, jnp.concatenate([mean, jnp.zeros((1, d))]),
         jnp.concatenate([root, priors.background_sd * jnp.eye(d)[None]]),

@@ -1,0 +1,193 @@
+"""Abundances of stars with the covariance of their errors, from a table and a recipe of populations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from hbcal._errors import HbcalError, some
+from hbcal.catalogue.filters import filter_columns, filtered
+from hbcal.catalogue.read import Columns, Kind, column_names, read_columns
+from hbcal.catalogue.values import in_range, read_linear
+from hbcal.population_recipe import ElementSpec, PopulationRecipe, StarsSpec
+
+
+@dataclass(frozen=True)
+class Abundances:
+    """What was measured of stars.
+
+    Attributes:
+        star: ids, (n_star,).
+        elements: names, with `units`.
+        value: (n_star, n_element), NaN where an element was not measured.
+        covariance: of the errors, (n_star, n_element, n_element).
+        left_out: rows and values left out, by reason.
+    """
+
+    star: np.ndarray
+    elements: tuple[str, ...]
+    units: tuple[str, ...]
+    value: np.ndarray
+    covariance: np.ndarray
+    left_out: Mapping[str, int]
+
+    def take(self, rows: np.ndarray) -> Abundances:
+        """The same for some of the stars."""
+        return Abundances(
+            self.star[rows], self.elements, self.units, self.value[rows], self.covariance[rows], self.left_out
+        )  # fmt: skip
+
+    def digest(self) -> str:
+        """Fingerprint of ids, values and covariances."""
+        found = hashlib.sha256("\n".join([*self.elements, *map(str, self.star)]).encode())
+        for array in (self.value, self.covariance):
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
+
+
+def read_abundances(recipe: PopulationRecipe, data: Path) -> Abundances:
+    """The stars that a recipe names.
+
+    Args:
+        recipe: of populations.
+        data: folder of its table.
+
+    Returns:
+        `Abundances`, recipe's units, filtered and subsampled; stars without any element are left out and counted.
+
+    Errors:
+        HbcalError for a table that cannot be read, ids twice, errors that are no errors, an element that is the same
+        for all stars, fewer stars than components.
+
+    Example:
+        >>> import tempfile
+        >>> table = "star,a,a_err\\ns1,0.1,0.05\\ns2,0.3,0.05\\ns3,,0.05\\n"
+        >>> stars, elements = {"file": "t.csv"}, {"a": {"value": "a", "error": "a_err"}}
+        >>> from hbcal.population_recipe import parse_populations
+        >>> recipe = {"name": "x", "title": "x", "elements": elements, "stars": stars, "mixture": {"components": 2}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "t.csv").write_text(table)
+        ...     found = read_abundances(parse_populations(recipe), Path(folder))
+        >>> found.value.tolist(), dict(found.left_out)
+        ([[0.1], [0.3]], {'star without any element': 1})
+    """
+    found = read_stars(data / recipe.stars.file, recipe.stars, recipe.elements)
+    any_seen = np.isfinite(found.value).any(axis=1)
+    left_out = Counter(found.left_out)
+    left_out["star without any element"] += int((~any_seen).sum())
+    rows = np.flatnonzero(any_seen)
+    if 0 < recipe.stars.subsample < len(rows):
+        chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[: recipe.stars.subsample])
+        left_out["not drawn into the subsample"] += len(rows) - len(chosen)
+        rows = rows[chosen]
+    if len(rows) < recipe.mixture.components:
+        raise HbcalError(
+            f"{recipe.stars.file} has {len(rows)} star(s) with any of {some(found.elements)}, fewer than the "
+            f"{recipe.mixture.components} components of the mixture: give more stars, or fewer components."
+        )
+    for e, name in enumerate(found.elements):
+        seen = found.value[rows, e][np.isfinite(found.value[rows, e])]
+        if len(seen) and not np.ptp(seen) > 0:
+            raise HbcalError(
+                f"The element {name!r} is {seen[0]:g} for all {len(seen)} stars that have it: leave it out."
+            )
+    taken = found.take(rows)
+    counted = {reason: n for reason, n in left_out.items() if n}
+    return Abundances(taken.star, taken.elements, taken.units, taken.value, taken.covariance, counted)
+
+
+def read_stars(path: Path, spec: StarsSpec, elements: Mapping[str, ElementSpec]) -> Abundances:
+    """Abundances of all rows of a table that pass its filters.
+
+    Args:
+        path: of the table, or an ``.nc`` of the label schema, whose labels are the elements' value columns.
+        spec: of its rows.
+        elements: what to read.
+
+    Returns:
+        `Abundances`; rows in the order of the file, those without any element among them.
+
+    Errors:
+        HbcalError as `read_abundances`.
+
+    Example:
+        >>> read_stars(Path("nowhere.csv"), StarsSpec("nowhere.csv"), {})
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: The file nowhere.csv does not exist: check the folder and the recipe's file name.
+    """
+    wanted: dict[str, Kind] = dict(filter_columns(spec.keep, spec.within))
+    if spec.star:
+        wanted[spec.star] = "text"
+    for element in elements.values():
+        wanted |= dict.fromkeys((element.value, *element.error), "number")
+    pairs = {}
+    if path.suffix == ".nc":
+        there = column_names(path)
+        for (i, a), (j, b) in combinations(enumerate(element.value for element in elements.values()), 2):
+            for name, at in ((f"{a}_{b}_corr", (i, j)), (f"{b}_{a}_corr", (i, j))):
+                if name in there:
+                    pairs[name] = at
+        wanted |= dict.fromkeys(pairs, "number")
+    left_out: Counter[str] = Counter()
+    columns = filtered(read_columns(path, wanted, spec.missing), spec.keep, spec.within, left_out)
+    star = columns.values[spec.star] if spec.star else np.array([f"row{i}" for i in columns.row], object)
+    _refuse_twice(star, path.name)
+    value = np.full((columns.n_row, len(elements)), np.nan)
+    covariance = np.zeros((columns.n_row, len(elements), len(elements)))
+    for e, (name, element) in enumerate(elements.items()):
+        value[:, e], covariance[:, e, e] = _element(columns, name, element, left_out)
+    for name, (i, j) in pairs.items():
+        corr = np.nan_to_num(columns.values[name])
+        covariance[:, i, j] = covariance[:, j, i] = corr * np.sqrt(covariance[:, i, i] * covariance[:, j, j])
+    if pairs:
+        _refuse_indefinite(covariance, star, path.name)
+    units = tuple(element.unit for element in elements.values())
+    return Abundances(star, tuple(elements), units, value, covariance, left_out)
+
+
+def _element(columns: Columns, name: str, spec: ElementSpec, left_out: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Values and variances of one element."""
+    value = read_linear(columns, spec.value, "", "none", spec.unit)
+    error = np.mean([read_linear(columns, each, "", "none", spec.unit) for each in spec.error], axis=0)
+    where = columns.path.name
+    value, n_outside = in_range(value, spec.range, f"{name} of {where}", spec.unit)
+    left_out[f"{name} outside its range"] += n_outside
+    seen = np.isfinite(value)
+    for bad, word, cure in (
+        (error < 0, "negative", "correct or empty them"), (np.isinf(error), "infinite", "correct or empty them"),
+        ((error == 0) & (spec.floor == 0), "zero", "correct or empty them, or give the element a floor"),
+    ):  # fmt: skip
+        n = int((bad & seen).sum())
+        if n:
+            row = columns.row[np.flatnonzero(bad & seen)[0]]
+            raise HbcalError(f"{where} has {n} {word} error(s) of {name!r}, first in row {row}: {cure}.")
+    untold = seen & ~np.isfinite(error)
+    left_out[f"{name} without an error"] += int(untold.sum())
+    value = np.where(untold, np.nan, value)
+    return value, np.where(np.isfinite(value), np.nan_to_num(error) ** 2 + spec.floor**2, 0.0)
+
+
+def _refuse_twice(star: np.ndarray, name: str) -> None:
+    ids, n = np.unique(star.astype(str), return_counts=True)
+    twice = ids[(n > 1) | (ids == "")]
+    if len(twice):
+        raise HbcalError(
+            f"{name} has {len(twice)} id(s) that are empty or occur twice, {some(twice)}: keep one of each."
+        )
+
+
+def _refuse_indefinite(covariance: np.ndarray, star: np.ndarray, name: str) -> None:
+    sd = np.sqrt(np.einsum("nii->ni", covariance))
+    corr = covariance / np.where(sd > 0, sd, 1.0)[:, :, None] / np.where(sd > 0, sd, 1.0)[:, None, :]
+    bad = np.flatnonzero(np.linalg.eigvalsh(corr)[:, 0] < -1e-8)
+    if len(bad):
+        raise HbcalError(
+            f"{name} has {len(bad)} covariance(s) that are not positive definite, first of star {star[bad[0]]!r}: "
+            "correct them."
+        )

@@ -1,0 +1,210 @@
+"""Abundances as the arrays of a mixture, in units of their spread; where chains begin, and what they are judged on."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hbcal._typing import Array
+from hbcal.catalogue.abundances import Abundances
+from hbcal.infer.moves import Moves
+from hbcal.infer.task import Task
+from hbcal.mixture_moves import Sites, scales, sweep
+from hbcal.numerics.star_mixture import Stars, log_joint, lower, pack_stars, unblocked
+from hbcal.numerics.sticks import sticks
+from hbcal.population_recipe import MixtureSpec, PopulationRecipe
+from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, components, dp_mixture
+
+N_POINT = 50  # fixed points of the density, and pairs of stars, that convergence is judged on
+OCCUPIED = 0.01  # share of the stars that makes a component a population
+NOISE = {"stick": 0.3, "sd": 0.3, "background": 0.5}  # of the copy that the steps of NUTS are taken from, unconstrained
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A mixture ready to be sampled.
+
+    Attributes:
+        centre, unit: of each element, (n_element,): scaled = (value - centre) / unit.
+        task: for `hbcal.infer.sample`.
+        points: where the density is followed, (n_point, n_element), scaled.
+        pairs: of stars whose co-clustering is followed, (n_pair, 2), row numbers.
+    """
+
+    centre: np.ndarray
+    unit: np.ndarray
+    task: Task
+    points: np.ndarray
+    pairs: np.ndarray
+
+
+def pose(abundances: Abundances, recipe: PopulationRecipe, sweeps: int) -> Posed:
+    """Scale the stars, find starts, choose what convergence is judged on.
+
+    Args:
+        abundances: of `read_abundances`.
+        recipe: of populations.
+        sweeps: of Gibbs' sampler before each draw.
+
+    Returns:
+        `Posed`.
+
+    Errors:
+        None: what cannot be fitted is refused where it is read.
+
+    Example:
+        >>> posed = pose(tiny_abundances(), tiny_populations(), 1)
+        >>> posed.task.args[0].n_dim, posed.pairs.shape
+        (2, (50, 2))
+    """
+    centre, unit = scale_of(abundances.value)
+    stars = scaled(abundances, centre, unit)
+    value = (abundances.value - centre) / unit
+    rng = np.random.default_rng(0)
+    points = np.nan_to_num(value[rng.integers(len(value), size=N_POINT)])
+    pairs = np.stack([rng.choice(len(value), 2, replace=False) for _ in range(N_POINT)])
+    nothing = np.zeros((N_POINT, len(unit), len(unit)))
+    design = MixtureDesign(
+        stars, pack_stars(points, nothing), pairs, n_star=len(value), n_dim=len(unit), n_comp=recipe.mixture.components
+    )  # fmt: skip
+    sizes = (recipe.mixture.components, max(recipe.mixture.components // 2, 2), 3, 1)
+    starts = tuple(
+        _start(np.nan_to_num(value), min(sizes[chain % 4], len(value)), recipe.mixture, chain)
+        for chain in range(recipe.sampling.chains)
+    )
+    task = Task(
+        dp_mixture, (design, stars.value), {"priors": priors_of(recipe.mixture)}, starts[0], complete=functionals,
+        moves=Moves(sweep, scales, NOISE, sweeps), starts=starts,
+    )  # fmt: skip
+    return Posed(centre, unit, task, points, pairs)
+
+
+def priors_of(spec: MixtureSpec) -> MixturePriors:
+    """The program's priors of a recipe.
+
+    Args:
+        spec: of the recipe.
+
+    Returns:
+        `MixturePriors`, scaled.
+
+    Errors:
+        None.
+
+    Example:
+        >>> priors_of(MixtureSpec(mean=2.0)).mean
+        2.0
+    """
+    return MixturePriors(
+        spec.concentration, spec.mean, spec.sd, spec.correlation, spec.background, spec.background_sd
+    )  # fmt: skip
+
+
+def scale_of(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Middle and spread of each element: median, and 1.4826 times the median distance from it.
+
+    Args:
+        value: (n_star, n_element), NaN where missing.
+
+    Returns:
+        (n_element,) each; 0 and 1 for an element that no star has.
+
+    Errors:
+        None.
+
+    Example:
+        >>> centre, unit = scale_of(np.array([[1.0, np.nan], [2.0, np.nan], [3.0, np.nan]]))
+        >>> centre.tolist(), unit.tolist()
+        ([2.0, 0.0], [1.4826, 1.0])
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # an element that no star has
+        centre = np.nanmedian(value, axis=0)
+        unit = 1.4826 * np.nanmedian(np.abs(value - centre), axis=0)
+        sd = np.nanstd(value, axis=0)
+    unit = np.where(unit > 0, unit, sd)  # where most stars share one value
+    return np.nan_to_num(centre), np.where(unit > 0, unit, 1.0)
+
+
+def scaled(abundances: Abundances, centre: np.ndarray, unit: np.ndarray) -> Stars:
+    """Stars as the kernel wants them.
+
+    Args:
+        abundances: any.
+        centre, unit: of each element.
+
+    Returns:
+        `Stars`.
+
+    Errors:
+        None.
+
+    Example:
+        >>> scaled(tiny_abundances(), np.zeros(2), np.ones(2)).value.shape
+        (1, 2, 256)
+    """
+    return pack_stars((abundances.value - centre) / unit, abundances.covariance / unit[:, None] / unit[None, :])
+
+
+def functionals(
+    key: Array, sites: Sites, design: MixtureDesign, y: Array, *, priors: MixturePriors
+) -> dict[str, Array]:
+    """What a draw says whatever its components are called: the numbers that convergence is judged on, and a partition.
+
+    Args:
+        key: of the partition.
+        sites: one draw.
+        design, y, priors: of the program.
+
+    Returns:
+        ``log_density`` at the points, ``coclustering`` of the pairs (sum over components of the product of the two
+        stars' responsibilities), ``n_occupied`` (components with 1% of the stars), ``component`` of each star, drawn.
+
+    Errors:
+        None.
+
+    Example:
+        >>> posed = pose(tiny_abundances(), tiny_populations(), 1)
+        >>> found = functionals(jax.random.PRNGKey(0), posed.task.start, *posed.task.args, **posed.task.kwargs)
+        >>> found["log_density"].shape, found["component"].shape
+        ((50,), (120,))
+    """
+    log_weight, mean, root = components(sites, priors)
+    covariance, n_star = lower(root @ jnp.swapaxes(root, 1, 2)), design.n_star
+    joint = log_joint(design.stars.with_value(y), log_weight, mean, covariance)
+    share = unblocked(jax.nn.softmax(joint, axis=1), n_star)
+    first, second = share[jnp.asarray(design.pairs[:, 0])], share[jnp.asarray(design.pairs[:, 1])]
+    density = jax.nn.logsumexp(log_joint(design.points, log_weight, mean, covariance), axis=1)
+    drawn = unblocked(jax.random.categorical(key, joint, axis=1), n_star)
+    return {
+        "coclustering": (first * second).sum(1), "log_density": unblocked(density, N_POINT),
+        "n_occupied": (share[:, :-1].mean(0) >= OCCUPIED).sum(), "component": drawn.astype(jnp.int8),
+    }  # fmt: skip
+
+
+def _start(value: np.ndarray, size: int, spec: MixtureSpec, seed: int) -> dict[str, Any]:
+    """A mixture without errors and missing values, of some size, the rest of the components without stars."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    k, d = spec.components, value.shape[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a start need not be a mode
+        found = GaussianMixture(size, reg_covar=1e-3, random_state=seed, max_iter=50).fit(value)
+    mean = np.random.default_rng(seed).normal(size=(k, d)) * spec.mean
+    covariance, weight = np.tile(spec.sd[0] ** 2 * np.eye(d), (k, 1, 1)), np.full(k, 1e-3)
+    order = np.argsort(-found.weights_)
+    mean[:size], covariance[:size], weight[:size] = (
+        each[order] for each in (found.means_, found.covariances_, found.weights_)
+    )
+    sd = np.sqrt(np.einsum("kii->ki", covariance))
+    corr = np.linalg.cholesky(covariance / sd[:, :, None] / sd[:, None, :])
+    return {
+        "background": np.array(spec.background), "concentration": np.array(1.0), "corr": corr, "mean": mean, "sd": sd,
+        "stick": np.asarray(sticks(np.log(weight / weight.sum()))),
+    }  # fmt: skip

@@ -1,0 +1,243 @@
+"""Draws of a mixture, whatever its components are called: which of them are one population, who belongs to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hbcal._typing import Array, Float, Int
+from hbcal.numerics.partitions import representative
+from hbcal.numerics.star_mixture import Stars, log_joint, lower, unblocked
+from hbcal.population_design import OCCUPIED
+from hbcal.programs.dp_mixture import MixturePriors, components
+
+MOST = 400  # draws that everything after the sampling is computed from
+
+
+@dataclass(frozen=True)
+class Components:
+    """Draws of all components, the background last, scaled.
+
+    Attributes:
+        log_weight: (n_draw, n_comp + 1).
+        mean: (n_draw, n_comp + 1, n_dim).
+        covariance: (n_draw, n_comp + 1, n_dim, n_dim).
+    """
+
+    log_weight: Float[np.ndarray, "n_draw n_comp"]
+    mean: Float[np.ndarray, "n_draw n_comp n_dim"]
+    covariance: Float[np.ndarray, "n_draw n_comp n_dim n_dim"]
+
+
+def thinned(sites: dict[str, np.ndarray], priors: MixturePriors) -> tuple[Components, np.ndarray]:
+    """Some draws of all chains, evenly spread, and their partitions.
+
+    Args:
+        sites: draws of the program, (chain, draw, ...), with ``component`` of each star.
+        priors: of the program.
+
+    Returns:
+        `Components`, and the component of each star, (n_draw, n_star).
+
+    Errors:
+        None.
+
+    Example:
+        >>> half, one = np.full((1, 2), 0.5), np.ones((1, 2, 2, 1))
+        >>> sites = {"background": half, "stick": half[..., None], "mean": one, "sd": one, "corr": one[..., None]}
+        >>> sites |= {"component": np.zeros((1, 2, 5), int)}
+        >>> found, which = thinned(sites, MixturePriors())
+        >>> found.mean.shape, which.shape
+        ((2, 3, 1), (2, 5))
+    """
+    flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in sites.items()}
+    n = len(flat["background"])
+    rows = np.unique(np.linspace(0, n - 1, min(n, MOST)).astype(int))
+    draws = {name: jnp.asarray(flat[name][rows]) for name in ("background", "stick", "mean", "sd", "corr")}
+    log_weight, mean, root = jax.vmap(lambda each: components(each, priors))(draws)
+    covariance = root @ jnp.swapaxes(root, -1, -2)
+    return Components(*(np.asarray(each) for each in (log_weight, mean, covariance))), flat["component"][rows]
+
+
+def populations_of(stars: Stars, n_star: int, found: Components, which: np.ndarray) -> tuple[np.ndarray, ...]:
+    """A partition that stands for all draws, and which component of each draw belongs to which of its clusters.
+
+    A component goes to the cluster that most of its stars are in; two components may share one, and a cluster may be
+    without a component in a draw that does not know it.
+
+    Args:
+        stars: that were fitted.
+        n_star: how many.
+        found, which: of `thinned`.
+
+    Returns:
+        Population of each star, (n_star,): 1, 2 ... by decreasing size, 0 for clusters of less than 1% of the stars;
+        distance of each draw from that partition, bits; population of each component, (n_draw, n_comp + 1), the
+        background being 0.
+
+    Errors:
+        None.
+
+    Example:
+        See ``tests/test_populations.py``.
+    """
+    partition, away = representative(which)
+    for _ in range(2):
+        population = numbered(partition)
+        of = _belonging(stars, jnp.asarray(population), int(population.max()), found, n_star)
+        mean, _ = membership(stars, n_star, found, of)
+        likely = mean.argmax(1)
+        best, away = representative(which, (likely,))
+        if (best == partition).all():
+            break
+        partition = best
+    return population, away, of
+
+
+def numbered(partition: Int[np.ndarray, " n_star"]) -> np.ndarray:
+    """Clusters by decreasing size, from 1; those of less than 1% of the stars become 0.
+
+    Args:
+        partition: integers from 0.
+
+    Returns:
+        (n_star,).
+
+    Errors:
+        None.
+
+    Example:
+        >>> numbered(np.array([5, 5, 2, 2, 2])).tolist()
+        [2, 2, 1, 1, 1]
+    """
+    n = np.bincount(partition)
+    order = np.argsort(-n, kind="stable")
+    new = np.zeros(len(n), int)
+    large = [k for k in order if n[k] >= max(OCCUPIED * len(partition), 1)]
+    new[large] = np.arange(1, len(large) + 1)
+    return new[partition]
+
+
+def _belonging(stars: Stars, population: Array, n_population: int, found: Components, n_star: int) -> np.ndarray:
+    here = jax.nn.one_hot(population, n_population + 1)
+    shares = _each_draw(stars, found, lambda share, _: unblocked(share, n_star).T @ here, jnp.zeros(len(found.mean)))
+    of = np.asarray(shares).argmax(2)
+    of[:, -1] = 0
+    return of
+
+
+def membership(
+    stars: Stars, n_star: int, found: Components, of: Int[np.ndarray, "n_draw n_comp"]
+) -> tuple[Float[np.ndarray, "n_star n_pop"], Float[np.ndarray, "n_star n_pop"]]:
+    """Probability of each star to belong to each population, averaged over the draws, and its spread between them.
+
+    Args:
+        stars: any.
+        n_star: how many.
+        found: of `thinned`.
+        of: population of each component, of `populations_of`.
+
+    Returns:
+        Mean and sd, (n_star, n_population + 1); the first column is no population.
+
+    Errors:
+        None.
+
+    Example:
+        See ``tests/test_populations.py``.
+    """
+    n_population = int(of.max()) + 1
+
+    def one(share: Array, of: Array) -> Array:
+        each = unblocked(share, n_star) @ jax.nn.one_hot(of, n_population)
+        return jnp.stack([each, each**2])
+
+    total = _summed(stars, found, one, jnp.asarray(of))
+    first, second = np.asarray(total) / len(found.mean)
+    return first, np.sqrt(np.maximum(second - first**2, 0.0))
+
+
+def log_predictive(stars: Stars, n_star: int, found: Components) -> np.ndarray:
+    """ln p(x) of each star under the mean of all draws.
+
+        ln 1/S sum_s p(x | draw s)
+
+    Args:
+        stars: any, not fitted.
+        n_star: how many.
+        found: of `thinned`.
+
+    Returns:
+        (n_star,), per scaled unit.
+
+    Errors:
+        None.
+
+    Example:
+        See ``tests/test_populations.py``.
+    """
+    draws = (jnp.asarray(found.log_weight), jnp.asarray(found.mean), lower(jnp.asarray(found.covariance)))
+
+    @jax.jit
+    def run(stars: Stars, draws: tuple[Array, ...]) -> Array:
+        def step(total: Array, draw: tuple[Array, ...]) -> tuple[Array, None]:
+            return jnp.logaddexp(total, jax.nn.logsumexp(log_joint(stars, *draw), axis=1)), None
+
+        return jax.lax.scan(step, jnp.full(jnp.shape(stars.real), -jnp.inf), draws)[0]
+
+    return np.asarray(unblocked(run(stars, draws), n_star)) - np.log(len(found.mean))
+
+
+def _each_draw(stars: Stars, found: Components, f, more: Array) -> Array:
+    """f(responsibilities, more_s) of every draw, stacked."""
+    draws = (jnp.asarray(found.log_weight), jnp.asarray(found.mean), lower(jnp.asarray(found.covariance)), more)
+    return jax.jit(lambda stars, draws: jax.lax.map(lambda d: f(_share(stars, *d[:3]), d[3]), draws))(stars, draws)
+
+
+def _summed(stars: Stars, found: Components, f, more: Array) -> Array:
+    """The sum of f(responsibilities, more_s) over the draws."""
+    draws = (jnp.asarray(found.log_weight), jnp.asarray(found.mean), lower(jnp.asarray(found.covariance)), more)
+
+    @jax.jit
+    def run(stars: Stars, draws: tuple[Array, ...]) -> Array:
+        one = lambda d: f(_share(stars, *d[:3]), d[3])  # noqa: E731
+        shape = jax.eval_shape(one, jax.tree.map(lambda each: each[0], draws))
+        return jax.lax.scan(lambda total, d: (total + one(d), None), jnp.zeros(shape.shape), draws)[0]
+
+    return run(stars, draws)
+
+
+def _share(stars: Stars, log_weight: Array, mean: Array, covariance: Array) -> Array:
+    return jax.nn.softmax(log_joint(stars, log_weight, mean, covariance), axis=1)
+
+
+def moments(found: Components, of: Int[np.ndarray, "n_draw n_comp"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weight, mean and covariance of each population in each draw, its components taken together.
+
+    Args:
+        found: of `thinned`.
+        of: population of each component.
+
+    Returns:
+        (n_draw, n_population), (n_draw, n_population, n_dim), (n_draw, n_population, n_dim, n_dim), scaled; mean and
+        covariance are NaN where a draw has no component of that population.
+
+    Errors:
+        None.
+
+    Example:
+        >>> one = Components(np.log([[0.5, 0.25, 0.25]]), np.array([[[0.0], [3.0], [9.0]]]), np.ones((1, 3, 1, 1)))
+        >>> [x.ravel().round(2).tolist() for x in moments(one, np.array([[1, 1, 0]]))]
+        [[0.75], [1.0], [3.0]]
+    """
+    n_population = int(of.max())
+    here = np.equal(of[:, :, None], np.arange(1, n_population + 1)) * np.exp(found.log_weight)[:, :, None]
+    weight = here.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = here / weight[:, None]
+    mean = np.einsum("skj,ski->sji", share, found.mean)
+    square = found.covariance + found.mean[..., :, None] * found.mean[..., None, :]
+    return weight, mean, np.einsum("skj,skab->sjab", share, square) - mean[..., :, None] * mean[..., None, :]

@@ -1,0 +1,223 @@
+"""The third job: abundances in, the posterior of their populations out. Read it top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from hbcal import __version__
+from hbcal._errors import HbcalError
+from hbcal.calibration import ConvergenceWarning
+from hbcal.catalogue.abundances import Abundances, read_abundances
+from hbcal.folder import check_out, identity, locked, refuse_another_run, write_text
+from hbcal.infer.diagnose import diagnose
+from hbcal.infer.sample import sample
+from hbcal.infer.task import Settings
+from hbcal.numerics.sticks import left_over
+from hbcal.population_design import Posed, pose, priors_of, scaled
+from hbcal.population_draws import membership, moments, populations_of, thinned
+from hbcal.population_recipe import PopulationRecipe, load_populations
+from hbcal.population_run import COMPLETE, PopulationRun, open_populations
+
+
+def populations(
+    recipe: PopulationRecipe | str | Path,
+    data: str | Path | Abundances,
+    out: str | Path,
+    *,
+    fast: bool = False,
+    seed: int = 0,
+    chains: int | None = None,
+    draws: int | None = None,
+    warmup: int | None = None,
+    resume: bool = False,
+    workers: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> PopulationRun:
+    """Fit a Dirichlet-process mixture to stars whose errors are known.
+
+    Args:
+        recipe: a `PopulationRecipe`, the path of one, or the name of a packaged one.
+        data: folder with the table the recipe names, or `Abundances`.
+        out: folder of the run; must not hold anything unless `resume`.
+        fast: Gibbs' sampler alone, of the same posterior: cheaper draws that hang together more.
+        seed, chains, draws, warmup: of the sampler; the recipe's where None; draws and warmup are per chain.
+        resume: go on with a run that was interrupted; draws are the same to the bit. Nothing there: start afresh.
+        workers: processes that share the chains, 0 for threads of this one.
+        progress: called with lines of text.
+
+    Returns:
+        The `PopulationRun`, also kept in `out`.
+
+    Errors:
+        HbcalError for anything wrong with recipe, data or folder, before anything is written. A posterior that fails
+        its diagnostics is kept and warned about (`ConvergenceWarning`).
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     out = Path(folder) / "run"
+        ...     run = populations(tiny_populations(), tiny_abundances(), out, fast=True, workers=0)
+        ...     run.passed, run.populations.sizes["population"]
+        (True, 2)
+    """
+    say = progress or (lambda text: None)
+    out = Path(out)
+    check_out(out, resume=resume)
+    recipe = recipe if isinstance(recipe, PopulationRecipe) else load_populations(recipe)
+    stars = data if isinstance(data, Abundances) else read_abundances(recipe, Path(data))
+    settings = _settings(recipe, fast, seed, chains, draws, warmup, workers)
+    recipe = dataclasses.replace(recipe, sampling=dataclasses.replace(recipe.sampling, chains=settings.chains))
+
+    parts = {"recipe": recipe.text, "data": stars.digest(), "settings": settings.identity(), "hbcal": __version__}
+    mark = {"identity": identity(parts), "parts": {**parts, "recipe": identity({"text": recipe.text})}}
+    refuse_another_run(out, mark)
+    if (out / COMPLETE).exists():
+        say(f"{out} is complete already: nothing to resume")
+        return open_populations(out)
+
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        write_text(out / "run.json", json.dumps(mark, indent=1))
+        begun = datetime.now(UTC)
+        for reason, n in stars.left_out.items():
+            say(f"left out: {n}, {reason}")
+        for name, seen in zip(stars.elements, np.isfinite(stars.value).any(axis=0), strict=True):
+            if not seen:
+                say(f"no star has {name}: it follows its prior")
+        posed = pose(stars, recipe, recipe.sampling.fast_sweeps if fast else recipe.sampling.sweeps)
+        how = "Gibbs sweeps" if fast else "NUTS and Gibbs sweeps"
+        say(
+            f"sampling {len(stars.star)} stars, {how}: {settings.chains} chains of {settings.warmup} + {settings.draws}"
+        )
+        sites, stats = sample(posed.task, settings, out / "chains", progress=say)
+        stats = {} if fast else stats
+        provenance = {
+            "hbcal": __version__, "recipe": recipe.name, "program": "dp_mixture", "seed": settings.seed, "sampler": how,
+            "settings": settings.identity(), "machine": platform.machine(), "identity": mark["identity"],
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "left_out": dict(stars.left_out),
+            "begun": begun.isoformat(timespec="seconds"), "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "truncation": float(left_over(recipe.mixture.components, sites["concentration"]).mean()),
+            "units": dict(zip(stars.elements, stars.units, strict=True)),
+        }  # fmt: skip
+        run = _write(out, recipe, stars, posed, sites, stats, provenance)
+        shutil.rmtree(out / "chains", ignore_errors=True)
+    say(run.diagnostics_text)
+    if not run.passed:
+        warnings.warn(
+            f"The posterior in {out} failed its diagnostics: {run.diagnostics_text}", ConvergenceWarning, stacklevel=2
+        )
+    return run
+
+
+def _settings(
+    recipe: PopulationRecipe, fast: bool, seed: int, chains: int | None, draws: int | None, warmup: int | None,
+    workers: int | None,
+) -> Settings:  # fmt: skip
+    spec = recipe.sampling
+    for name, value, least in (("chains", chains, 1), ("draws", draws, 4), ("warmup", warmup, 1)):
+        if value is not None and value < least:
+            raise HbcalError(f"The number of {name} is {value}: it must be at least {least}.")
+    return Settings(
+        chains or spec.chains, warmup or (spec.fast_warmup if fast else spec.warmup),
+        draws or (spec.fast_draws if fast else spec.draws), seed, target_accept=spec.target_accept,
+        max_tree_depth=0 if fast else spec.max_tree_depth, workers=workers,
+    )  # fmt: skip
+
+
+def _write(
+    out: Path, recipe: PopulationRecipe, stars: Abundances, posed: Posed, sites: dict[str, np.ndarray],
+    stats: dict[str, np.ndarray], provenance: dict[str, Any],
+) -> PopulationRun:  # fmt: skip
+    """Everything a run holds; its tree last, since its presence means the run is complete."""
+    tree = _tree(recipe, stars, posed, sites, stats)
+    found = diagnose(tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset())
+    tree.attrs |= {k: v if isinstance(v, str) else json.dumps(v) for k, v in provenance.items()}
+    tree.attrs["diagnostics"] = tree["posterior"].attrs["diagnostics"] = json.dumps(found.as_dict())
+    write_text(out / "populations.toml", recipe.text)
+    write_text(out / "provenance.json", json.dumps(provenance, indent=1))
+    write_text(out / "diagnostics.json", json.dumps(found.as_dict(), indent=1))
+    run = PopulationRun(out, recipe, tree)
+    write_text(out / "report.txt", run.text())
+    run.write_figures(out)
+    beside = out / f"{COMPLETE}.part"
+    tree.to_netcdf(beside, engine="h5netcdf")
+    beside.replace(out / COMPLETE)
+    return run
+
+
+def _tree(
+    recipe: PopulationRecipe,
+    stars: Abundances,
+    posed: Posed,
+    sites: dict[str, np.ndarray],
+    stats: dict[str, np.ndarray],
+) -> xr.DataTree:
+    """The draws, what they are judged on, and what they say of populations and stars, in the recipe's units."""
+    centre, unit, n_star = posed.centre, posed.unit, len(stars.star)
+    few, which = thinned(sites, priors_of(recipe.mixture))
+    packed = scaled(stars, centre, unit)
+    population, away, of = populations_of(packed, n_star, few, which)
+    probability, spread = membership(packed, n_star, few, of)
+    weight, mean, covariance = moments(few, of)
+    square = unit[:, None] * unit[None, :]
+    star, element = stars.star.astype(str), list(stars.elements)
+    n_population = weight.shape[1]
+    both = ("chain", "draw")
+    posterior = xr.Dataset(
+        {
+            "concentration": (both, sites["concentration"]), "background": (both, sites["background"]),
+            "n_occupied": (both, sites["n_occupied"].astype(float)),
+            "log_density": ((*both, "point"), sites["log_density"] - np.log(unit).sum()),
+            "coclustering": ((*both, "pair"), sites["coclustering"]),
+        },
+        {"element": element, "point_at": (("point", "element"), centre + unit * posed.points),
+         "pair_of": (("pair", "two"), star[posed.pairs])},
+    )  # fmt: skip
+    groups = {
+        "posterior": posterior,
+        "sample_stats": xr.Dataset({name: (both, values) for name, values in stats.items()}),
+        "components": xr.Dataset(
+            {
+                "log_weight": (("some", "component"), few.log_weight),
+                "mean": (("some", "component", "element"), centre + unit * few.mean),
+                "covariance": (("some", "component", "element", "element_2"), few.covariance * square),
+                "population_of": (("some", "component"), of.astype(np.int8)),
+                "component_of": (("some", "star"), which.astype(np.int8)), "distance": ("some", away),
+            },
+            {"element": element, "element_2": element, "star": star},
+        ),
+        "populations": xr.Dataset(
+            {
+                "weight": (("some", "population"), weight),
+                "mean": (("some", "population", "element"), centre + unit * mean),
+                "covariance": (("some", "population", "element", "element_2"), covariance * square),
+            },
+            {"population": np.arange(1, n_population + 1), "element": element, "element_2": element},
+        ),
+        "stars": xr.Dataset(
+            {
+                "population": ("star", population), "probability": (("star", "belongs_to"), probability),
+                "probability_sd": (("star", "belongs_to"), spread),
+            },
+            {"star": star, "belongs_to": np.arange(n_population + 1)},
+        ),
+        "observed_data": xr.Dataset(
+            {"value": (("star", "element"), stars.value),
+             "covariance": (("star", "element", "element_2"), stars.covariance)},
+            {"star": star, "element": element, "element_2": element},
+        ),
+        "constant_data": xr.Dataset({"centre": ("element", centre), "unit": ("element", unit)}, {"element": element}),
+    }  # fmt: skip
+    return xr.DataTree.from_dict(groups)
