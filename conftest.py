@@ -76,14 +76,14 @@ def tiny_spectra(n=400, seed=5):
 
 @functools.cache
 def tiny_populations():
-    """A recipe of populations of two elements, three components."""
+    """A recipe of populations of two elements, two components."""
     from hbcal.population_recipe import parse_populations
 
     elements = {name: {"value": name, "error": [f"{name}_err"]} for name in ("fe_h", "mg_fe")}
     sampling = {"chains": 4, "warmup": 100, "draws": 400, "fast_warmup": 200, "fast_draws": 500, "fast_sweeps": 4}
     return parse_populations({
         "name": "tiny", "title": "two populations", "elements": elements, "stars": {"file": "stars.csv"},
-        "mixture": {"components": 3}, "sampling": sampling,
+        "mixture": {"components": 2}, "sampling": sampling,
     })  # fmt: skip
 
 
