@@ -136,7 +136,7 @@ def _covariance(key: Array, n: Array, about: Array, root: Array, priors: Mixture
         return jnp.where(take[:, None, None], new, old)
 
     sd = dist.LogNormal(np.log(priors.sd[0]), priors.sd[1]).sample(keys[0], root.shape[:2])
-    corr = dist.LKJCholesky(d, jnp.full(len(root), priors.correlation)).sample(keys[1])
+    corr = dist.LKJCholesky(d, priors.correlation).sample(keys[1], (len(root),))
     root = choose(keys[2], 0, root, sd[:, :, None] * corr)
     return choose(keys[4], 1, root, inverse_wishart(keys[3], freedom + n, scale + about))
 

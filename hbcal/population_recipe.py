@@ -12,7 +12,7 @@ from typing import Any
 
 import tomli_w
 
-from hbcal._errors import HbcalError, closest
+from hbcal._errors import HbcalError, closest, some
 from hbcal.recipe import build_table
 
 
@@ -167,6 +167,8 @@ def parse_populations(table: Mapping[str, Any], text: str = "") -> PopulationRec
 def _check(recipe: PopulationRecipe) -> None:
     if not recipe.elements:
         raise HbcalError("The recipe declares no element: add an [elements.<name>] table.")
+    if len(recipe.elements) < 2:
+        raise HbcalError(f"The recipe declares the one element {some(recipe.elements)}: a mixture needs two or more.")
     for name, spec in recipe.elements.items():
         where = f"The recipe's element {name!r}"
         if len(spec.error) not in (1, 2):

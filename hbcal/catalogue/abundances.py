@@ -67,15 +67,15 @@ def read_abundances(recipe: PopulationRecipe, data: Path) -> Abundances:
 
     Example:
         >>> import tempfile
-        >>> table = "star,a,a_err\\ns1,0.1,0.05\\ns2,0.3,0.05\\ns3,,0.05\\n"
-        >>> stars, elements = {"file": "t.csv"}, {"a": {"value": "a", "error": "a_err"}}
+        >>> table = "star,a,a_err,b\\ns1,0.1,0.05,1\\ns2,0.3,0.05,2\\ns3,,0.05,\\n"
+        >>> stars, elements = {"file": "t.csv"}, {name: {"value": name, "error": "a_err"} for name in ("a", "b")}
         >>> from hbcal.population_recipe import parse_populations
         >>> recipe = {"name": "x", "title": "x", "elements": elements, "stars": stars, "mixture": {"components": 2}}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = (Path(folder) / "t.csv").write_text(table)
         ...     found = read_abundances(parse_populations(recipe), Path(folder))
         >>> found.value.tolist(), dict(found.left_out)
-        ([[0.1], [0.3]], {'star without any element': 1})
+        ([[0.1, 1.0], [0.3, 2.0]], {'star without any element': 1})
     """
     found = read_stars(data / recipe.stars.file, recipe.stars, recipe.elements)
     any_seen = np.isfinite(found.value).any(axis=1)

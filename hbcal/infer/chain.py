@@ -117,7 +117,10 @@ class Sampler:
         start = self.settings.jitter * jax.random.normal(key_jitter, (self._n,))
         if self.task.moves is not None:
             start = self._starts[chain % len(self._starts)]
-        return self._first(key_chain, start, self._args), key_exact
+        state = self._first(key_chain, start, self._args)
+        if self.task.moves is not None and not bool(jnp.isfinite(state.potential_energy)):
+            raise ValueError("the start has no density, or `noise` lacks a site that the task's `scale` looks at.")
+        return state, key_exact
 
     def run(self, chain: int, folder: Path) -> Iterator[int]:
         """Sample a chain, or what is left of it, into ``folder``; yields the number of steps done.

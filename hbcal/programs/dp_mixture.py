@@ -100,7 +100,7 @@ def dp_mixture(
     mean = plated("mean", "n_comp", dist.Normal(0.0, priors.mean).expand([k, d]).to_event(1))
     width = dist.LogNormal(jnp.log(priors.sd[0]), priors.sd[1])
     sd = plated("sd", "n_comp", width.expand([k, d]).to_event(1))
-    corr = plated("corr", "n_comp", dist.LKJCholesky(d, jnp.full(k, priors.correlation)))
+    corr = plated("corr", "n_comp", dist.LKJCholesky(d, priors.correlation).expand([k]))
     sites = {"background": background, "stick": stick, "mean": mean, "sd": sd, "corr": corr}
     mixture = StarMixture(design.stars, *components(sites, priors))
     return numpyro.sample("y", mixture, obs=y)

@@ -1,0 +1,87 @@
+"""Gibbs' sampler and its jumps: stars simulated from the prior, moved once or more, must still follow the prior.
+
+Parameters are drawn from the prior, stars from them, and then the parameters moved given the stars: whatever the moves,
+the parameters' distribution is the prior again (Geweke 2004, JASA 99, 799). It sees a wrong acceptance, a wrong
+Jacobian, a wrong conditional, in one test without any reference chain.
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpyro.handlers import seed, trace
+from scipy.stats import ks_2samp
+
+import hbcal.mixture_moves as moves
+from hbcal.mixture_moves import sweep
+from hbcal.numerics.star_mixture import pack_stars
+from hbcal.numerics.sticks import log_weights
+from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, dp_mixture
+
+N, N_STAR, D, K, SWEEPS = 1000, 30, 2, 3, 2
+ALARM = 1e-4  # of each comparison
+PRIORS = MixturePriors(correlation=1.5, background=0.1)
+
+
+@pytest.fixture(scope="module", name="design")
+def _design():
+    rng = np.random.default_rng(0)
+    value = np.zeros((N_STAR, D))
+    value[rng.random(value.shape) < 0.2] = np.nan
+    root = 0.3 * rng.normal(size=(N_STAR, D, D))
+    stars = pack_stars(value, root @ root.swapaxes(1, 2))
+    stars = jax.tree.map(lambda leaf: leaf[..., :32], stars)  # a small block
+    return MixtureDesign(stars, stars, np.zeros((1, 2), int), N_STAR, D, K)
+
+
+def functions(sites):
+    """Numbers that do and do not depend on the order of the components."""
+    weight = jnp.exp(log_weights(sites["stick"]))
+    middle = weight @ sites["mean"]
+    return jnp.stack([
+        sites["concentration"], sites["background"], weight[0], weight[-1], weight.max(), middle[0],
+        (weight @ (sites["mean"] - middle[None]) ** 2)[1], weight @ jnp.log(sites["sd"][:, 0]),
+        jnp.log(sites["sd"][-1, 1]), weight @ sites["corr"][:, 1, 0], sites["corr"][0, 1, 0], sites["mean"][-1, 0],
+    ])  # fmt: skip
+
+
+def moved(design, key, n_sweep, priors=PRIORS):
+    def one(key):
+        key_prior, *keys = jax.random.split(key, n_sweep + 1)
+        model = trace(seed(lambda: dp_mixture(design, priors=PRIORS), key_prior)).get_trace()
+        sites = {name: site["value"] for name, site in model.items() if site["type"] == "sample"}
+        y = sites.pop("y")
+        for each in keys:
+            sites = sweep(each, sites, design, y, priors=priors)
+        return functions(sites)
+
+    run = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=200))
+    return np.asarray(run(jax.random.split(jax.random.PRNGKey(key), N)))
+
+
+def worst(one, other):
+    return min(ks_2samp(a, b).pvalue for a, b in zip(one.T, other.T, strict=True))
+
+
+@pytest.fixture(scope="module", name="fresh")
+def _fresh(design):
+    return moved(design, 0, 0)
+
+
+def test_sweeps_leave_prior_and_simulation(design, fresh):
+    assert worst(fresh, moved(design, 1, SWEEPS)) > ALARM
+
+
+@pytest.mark.slow
+def test_a_wrong_prior_of_the_covariances_is_caught(design, fresh):
+    assert worst(fresh, moved(design, 1, SWEEPS, replace(PRIORS, sd=(0.5, 0.7)))) < ALARM
+
+
+@pytest.mark.slow
+def test_a_jump_that_forgets_the_prior_of_the_weights_is_caught(design, fresh, monkeypatch):
+    monkeypatch.setattr(moves, "JUMPS", 20)
+    assert worst(fresh, moved(design, 1, 1)) > ALARM
+    monkeypatch.setattr("hbcal.mixture_jumps.log_order", lambda weight, concentration: 0.0)
+    assert worst(fresh, moved(design, 1, 1)) < ALARM
