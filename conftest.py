@@ -103,11 +103,14 @@ def tiny_abundances():
 @functools.cache
 def tiny_population_run():
     """`tiny_abundances` fitted by the fast mode."""
+    import jax
+
     from hbcal.populations import populations
 
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return populations(tiny_populations(), tiny_abundances(), folder / "run", fast=True, workers=0)
+    with jax.numpy_rank_promotion("allow"):  # NumPyro's LKJ multiplies vectors by matrices
+        return populations(tiny_populations(), tiny_abundances(), folder / "run", fast=True, workers=0)
 
 
 @functools.cache

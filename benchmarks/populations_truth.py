@@ -136,7 +136,7 @@ def rivals(sky: dict[str, Any]) -> dict[str, Any]:
     filled, filled_held = (
         np.where(np.isfinite(s.value), s.value, np.nanmedian(fit.value, axis=0)) for s in (fit, held)
     )
-    mixture = BayesianGaussianMixture(10, random_state=0, n_init=3, max_iter=1000).fit(filled)
+    mixture = BayesianGaussianMixture(n_components=10, random_state=0, n_init=3, max_iter=1000).fit(filled)
     density = float(logsumexp(joint(held, mixture.weights_, mixture.means_, mixture.covariances_), axis=1).mean())
     plain = float(mixture.score(filled_held)) if np.isfinite(held.value).all() else density
     out["BayesianGaussianMixture"] = told(sky, mixture.predict(filled), max(plain, density))

@@ -15,7 +15,8 @@ import numpyro.distributions as dist
 from scipy.special import betaln, multigammaln
 
 from hbcal._typing import Array
-from hbcal.numerics.star_mixture import Stars, log_joint, lower
+from hbcal.numerics.star_mixture import log_joint
+from hbcal.numerics.stars import Stars, lower
 from hbcal.programs.dp_mixture import MixturePriors
 
 FREEDOM = 8.0  # beyond the dimension, of the proposal's inverse Wishart: widths within about a third of the other's

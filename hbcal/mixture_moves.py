@@ -18,7 +18,9 @@ import numpyro.distributions as dist
 
 from hbcal._typing import Array
 from hbcal.mixture_jumps import Atoms, inverse_wishart, jump, log_prior
-from hbcal.numerics.star_mixture import draw_true, log_joint, lower, unlower
+from hbcal.numerics.star_draws import draw_true
+from hbcal.numerics.star_mixture import log_joint
+from hbcal.numerics.stars import lower, unlower
 from hbcal.numerics.sticks import log_weights, reorder, sticks
 from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, components
 

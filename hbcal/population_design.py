@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,10 @@ from hbcal.catalogue.abundances import Abundances
 from hbcal.infer.moves import Moves
 from hbcal.infer.task import Task
 from hbcal.mixture_moves import Sites, scales, sweep
-from hbcal.numerics.star_mixture import Stars, log_joint, lower, pack_stars, unblocked
-from hbcal.numerics.sticks import sticks
+from hbcal.numerics.star_mixture import log_joint
+from hbcal.numerics.stars import Stars, lower, pack_stars, unblocked
 from hbcal.population_recipe import MixtureSpec, PopulationRecipe
+from hbcal.population_start import mixture_start
 from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, components, dp_mixture
 
 N_POINT = 50  # fixed points of the density, and pairs of stars, that convergence is judged on
@@ -72,10 +72,10 @@ def pose(abundances: Abundances, recipe: PopulationRecipe, sweeps: int) -> Posed
     design = MixtureDesign(
         stars, pack_stars(points, nothing), pairs, n_star=len(value), n_dim=len(unit), n_comp=recipe.mixture.components
     )  # fmt: skip
-    sizes = (recipe.mixture.components, max(recipe.mixture.components // 2, 2), 3, 1)
+    most, filled = min(recipe.mixture.components, len(value)), np.nan_to_num(value)
+    sizes = [min(size, most) for size in (most, most // 2 or 1, 3, 1)]  # too many and too few of them
     starts = tuple(
-        _start(np.nan_to_num(value), min(sizes[chain % 4], len(value)), recipe.mixture, chain)
-        for chain in range(recipe.sampling.chains)
+        mixture_start(filled, sizes[chain % 4], recipe.mixture, chain) for chain in range(recipe.sampling.chains)
     )
     task = Task(
         dp_mixture, (design, stars.value), {"priors": priors_of(recipe.mixture)}, starts[0], complete=functionals,
@@ -184,27 +184,4 @@ def functionals(
     return {
         "coclustering": (first * second).sum(1), "log_density": unblocked(density, N_POINT),
         "n_occupied": (share[:, :-1].mean(0) >= OCCUPIED).sum(), "component": drawn.astype(jnp.int8),
-    }  # fmt: skip
-
-
-def _start(value: np.ndarray, size: int, spec: MixtureSpec, seed: int) -> dict[str, Any]:
-    """A mixture without errors and missing values, of some size, the rest of the components without stars."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
-    k, d = spec.components, value.shape[1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a start need not be a mode
-        found = GaussianMixture(size, reg_covar=1e-3, random_state=seed, max_iter=50).fit(value)
-    mean = np.random.default_rng(seed).normal(size=(k, d)) * spec.mean
-    covariance, weight = np.tile(spec.sd[0] ** 2 * np.eye(d), (k, 1, 1)), np.full(k, 1e-3)
-    order = np.argsort(-found.weights_)
-    mean[:size], covariance[:size], weight[:size] = (
-        each[order] for each in (found.means_, found.covariances_, found.weights_)
-    )
-    sd = np.sqrt(np.einsum("kii->ki", covariance))
-    corr = np.linalg.cholesky(covariance / sd[:, :, None] / sd[:, None, :])
-    return {
-        "background": np.array(spec.background), "concentration": np.array(1.0), "corr": corr, "mean": mean, "sd": sd,
-        "stick": np.asarray(sticks(np.log(weight / weight.sum()))),
     }  # fmt: skip

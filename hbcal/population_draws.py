@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import numpy as np
 
 from hbcal._typing import Array, Float, Int
 from hbcal.numerics.partitions import representative
-from hbcal.numerics.star_mixture import Stars, log_joint, lower, unblocked
+from hbcal.numerics.star_mixture import log_joint
+from hbcal.numerics.stars import Stars, lower, unblocked
 from hbcal.population_design import OCCUPIED
 from hbcal.programs.dp_mixture import MixturePriors, components
 
@@ -82,7 +84,11 @@ def populations_of(stars: Stars, n_star: int, found: Components, which: np.ndarr
         None.
 
     Example:
-        See ``tests/test_populations.py``.
+        >>> run = tiny_population_run()
+        >>> found, which = run.components, run.tree["components"]["component_of"].to_numpy().astype(int)
+        >>> population, away, of = populations_of(run.packed(tiny_abundances()), 120, found, which)
+        >>> int(population.max()), of.shape[1]
+        (2, 3)
     """
     partition, away = representative(which)
     for _ in range(2):
@@ -123,8 +129,8 @@ def numbered(partition: Int[np.ndarray, " n_star"]) -> np.ndarray:
 
 def _belonging(stars: Stars, population: Array, n_population: int, found: Components, n_star: int) -> np.ndarray:
     here = jax.nn.one_hot(population, n_population + 1)
-    shares = _each_draw(stars, found, lambda share, _: unblocked(share, n_star).T @ here, jnp.zeros(len(found.mean)))
-    of = np.asarray(shares).argmax(2)
+    one = lambda carry, share, _: (carry, unblocked(share, n_star).T @ here)  # noqa: E731
+    of = np.asarray(_over_draws(stars, found, one, jnp.zeros(len(found.mean)), 0.0)[1]).argmax(2)
     of[:, -1] = 0
     return of
 
@@ -147,15 +153,18 @@ def membership(
         None.
 
     Example:
-        See ``tests/test_populations.py``.
+        >>> run = tiny_population_run()
+        >>> mean, sd = membership(run.packed(tiny_abundances()), 120, run.components, run.population_of)
+        >>> mean.shape, bool(abs(mean.sum(1) - 1.0).max() < 1e-9)
+        ((120, 3), True)
     """
     n_population = int(of.max()) + 1
 
-    def one(share: Array, of: Array) -> Array:
+    def one(total: Array, share: Array, of: Array) -> tuple[Array, None]:
         each = unblocked(share, n_star) @ jax.nn.one_hot(of, n_population)
-        return jnp.stack([each, each**2])
+        return total + jnp.stack([each, each**2]), None
 
-    total = _summed(stars, found, one, jnp.asarray(of))
+    total = _over_draws(stars, found, one, jnp.asarray(of), jnp.zeros((2, n_star, n_population)))[0]
     first, second = np.asarray(total) / len(found.mean)
     return first, np.sqrt(np.maximum(second - first**2, 0.0))
 
@@ -177,7 +186,9 @@ def log_predictive(stars: Stars, n_star: int, found: Components) -> np.ndarray:
         None.
 
     Example:
-        See ``tests/test_populations.py``.
+        >>> run = tiny_population_run()
+        >>> log_predictive(run.packed(tiny_abundances()), 120, run.components).shape
+        (120,)
     """
     draws = (jnp.asarray(found.log_weight), jnp.asarray(found.mean), lower(jnp.asarray(found.covariance)))
 
@@ -191,27 +202,19 @@ def log_predictive(stars: Stars, n_star: int, found: Components) -> np.ndarray:
     return np.asarray(unblocked(run(stars, draws), n_star)) - np.log(len(found.mean))
 
 
-def _each_draw(stars: Stars, found: Components, f, more: Array) -> Array:
-    """f(responsibilities, more_s) of every draw, stacked."""
-    draws = (jnp.asarray(found.log_weight), jnp.asarray(found.mean), lower(jnp.asarray(found.covariance)), more)
-    return jax.jit(lambda stars, draws: jax.lax.map(lambda d: f(_share(stars, *d[:3]), d[3]), draws))(stars, draws)
-
-
-def _summed(stars: Stars, found: Components, f, more: Array) -> Array:
-    """The sum of f(responsibilities, more_s) over the draws."""
+def _over_draws(stars: Stars, found: Components, f: Any, more: Array, start: Any) -> Any:
+    """Fold f(carry, responsibilities, more_s) over the draws: the last carry, and what each gave."""
     draws = (jnp.asarray(found.log_weight), jnp.asarray(found.mean), lower(jnp.asarray(found.covariance)), more)
 
     @jax.jit
-    def run(stars: Stars, draws: tuple[Array, ...]) -> Array:
-        one = lambda d: f(_share(stars, *d[:3]), d[3])  # noqa: E731
-        shape = jax.eval_shape(one, jax.tree.map(lambda each: each[0], draws))
-        return jax.lax.scan(lambda total, d: (total + one(d), None), jnp.zeros(shape.shape), draws)[0]
+    def run(stars: Stars, draws: tuple[Array, ...]) -> Any:
+        def step(carry: Any, draw: tuple[Array, ...]) -> Any:
+            share = jax.nn.softmax(log_joint(stars, *draw[:3]), axis=1)
+            return f(carry, share, draw[3])
+
+        return jax.lax.scan(step, start, draws)
 
     return run(stars, draws)
-
-
-def _share(stars: Stars, log_weight: Array, mean: Array, covariance: Array) -> Array:
-    return jax.nn.softmax(log_joint(stars, log_weight, mean, covariance), axis=1)
 
 
 def moments(found: Components, of: Int[np.ndarray, "n_draw n_comp"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

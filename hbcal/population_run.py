@@ -17,6 +17,7 @@ from hbcal.catalogue.read import column_names
 from hbcal.catalogue.write import write_table
 from hbcal.infer.diagnose import Diagnostics
 from hbcal.numerics.partitions import coclustering
+from hbcal.numerics.stars import Stars
 from hbcal.population_design import scaled
 from hbcal.population_draws import Components, log_predictive, membership
 from hbcal.population_recipe import PopulationRecipe, StarsSpec, load_populations
@@ -123,12 +124,12 @@ class PopulationRun:
         """
         stars = source if isinstance(source, Abundances) else self.read(Path(source))
         seen = np.isfinite(stars.value).any(axis=1)
-        found, of, n_of = self._components, self._population_of, self.stars.sizes["belongs_to"]
+        found, of, n_of = self.components, self.population_of, self.stars.sizes["belongs_to"]
         mean, spread = np.full((2, len(stars.star), n_of), np.nan)
         for first in range(0, len(stars.star), CHUNK):
             rows = np.arange(first, min(first + CHUNK, len(stars.star)))
             some = stars.take(np.resize(rows, CHUNK) if len(stars.star) > CHUNK else rows)
-            each = membership(scaled(some, *self._scale), len(some.star), found, of)
+            each = membership(self.packed(some), len(some.star), found, of)
             mean[rows, : each[0].shape[1]], spread[rows, : each[0].shape[1]] = (a[: len(rows)] for a in each)
         best = np.where(seen, mean.argmax(1), -1)
         columns: dict[str, np.ndarray] = {
@@ -156,9 +157,12 @@ class PopulationRun:
             >>> tiny_population_run().log_predictive(tiny_abundances()).shape
             (120,)
         """
-        centre, unit = self._scale
-        volume = (np.isfinite(stars.value) * np.log(unit)).sum(1)
-        return log_predictive(scaled(stars, centre, unit), len(stars.star), self._components) - volume
+        volume = (np.isfinite(stars.value) * np.log(self._scale[1])).sum(1)
+        return log_predictive(self.packed(stars), len(stars.star), self.components) - volume
+
+    def packed(self, stars: Abundances) -> Stars:
+        """Stars as the kernel wants them, scaled as the run's are."""
+        return scaled(stars, *self._scale)
 
     def read(self, path: Path) -> Abundances:
         """All rows of a table of the recipe's columns, unfiltered; see `hbcal.catalogue.abundances.read_stars`."""
@@ -172,7 +176,8 @@ class PopulationRun:
         return fixed["centre"].to_numpy(), fixed["unit"].to_numpy()
 
     @cached_property
-    def _components(self) -> Components:
+    def components(self) -> Components:
+        """Some of the draws, scaled."""
         centre, unit = self._scale
         draws = self.tree["components"]
         return Components(
@@ -181,7 +186,8 @@ class PopulationRun:
         )  # fmt: skip
 
     @cached_property
-    def _population_of(self) -> np.ndarray:
+    def population_of(self) -> np.ndarray:
+        """Population of each component of those draws, (n_draw, n_comp + 1)."""
         return self.tree["components"]["population_of"].to_numpy().astype(int)
 
     def text(self) -> str:

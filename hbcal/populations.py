@@ -65,11 +65,8 @@ def populations(
         its diagnostics is kept and warned about (`ConvergenceWarning`).
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     out = Path(folder) / "run"
-        ...     run = populations(tiny_populations(), tiny_abundances(), out, fast=True, workers=0)
-        ...     run.passed, run.populations.sizes["population"]
+        >>> run = tiny_population_run()  # populations(tiny_populations(), tiny_abundances(), out, fast=True)
+        >>> run.passed, run.populations.sizes["population"]
         (True, 2)
     """
     say = progress or (lambda text: None)

@@ -16,7 +16,7 @@ from scipy.stats import ks_2samp
 
 import hbcal.mixture_moves as moves
 from hbcal.mixture_moves import sweep
-from hbcal.numerics.star_mixture import pack_stars
+from hbcal.numerics.stars import pack_stars
 from hbcal.numerics.sticks import log_weights
 from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, dp_mixture
 

@@ -6,10 +6,12 @@ import sys
 import warnings
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from sklearn.metrics import adjusted_rand_score
 
 import hbcal.mixture_moves
 from hbcal._errors import HbcalError
@@ -46,7 +48,7 @@ def sky(n=500, seed=4, err=0.05):
 
 
 def fitted(stars, tmp_path, **settings):
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"):  # NumPyro's LKJ multiplies vectors by matrices
         warnings.simplefilter("ignore", ConvergenceWarning)  # few draws; tests look at what is wrong far beyond that
         return populations(settings.pop("recipe", recipe()), stars, tmp_path, fast=True, workers=0, **settings)
 
@@ -58,8 +60,6 @@ def _run(tmp_path_factory):
 
 
 def test_populations_are_found(run):
-    from sklearn.metrics import adjusted_rand_score
-
     which, _, found = run
     assert adjusted_rand_score(which, found.stars["population"]) > 0.9
     weight = found.populations["weight"].mean("some").to_numpy()
@@ -205,7 +205,7 @@ def test_the_representative_partition_is_the_nearest():
     true = np.repeat([0, 1, 2], 20)
     draws = np.array([np.where(rng.random(60) < 0.05, rng.integers(3, size=60), true) for _ in range(100)])
     best, away = representative(draws)
-    assert (best == true).mean() > 0.95
+    assert adjusted_rand_score(best, true) > 0.9
     assert away.mean() < 1.0
 
 

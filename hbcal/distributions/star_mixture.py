@@ -10,7 +10,9 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from hbcal._typing import Array
-from hbcal.numerics.star_mixture import Stars, draw_measured, log_likelihood, lower
+from hbcal.numerics.star_draws import draw_measured
+from hbcal.numerics.star_mixture import log_likelihood
+from hbcal.numerics.stars import Stars, lower
 
 
 class StarMixture(dist.Distribution):

@@ -60,7 +60,18 @@ def moving_kernel(potential: Potential, settings: Settings, unravel: Callable[[A
         None.
 
     Example:
-        See ``tests/infer/test_moves.py``.
+        >>> import numpyro
+        >>> import numpyro.distributions as dist
+        >>> from hbcal.infer.potential import Potential
+        >>> from hbcal.infer.task import Settings, Task
+        >>> def program():
+        ...     numpyro.sample("x", dist.Normal(3.0, 1.0))
+        >>> moves = Moves(lambda key, sites: sites, lambda sites: {"x": jnp.array(1.0)})
+        >>> potential = Potential(Task(program, moves=moves))
+        >>> init, step = moving_kernel(potential, Settings(warmup=10), lambda z: {"x": z[0]})
+        >>> state = init(jax.random.PRNGKey(0), jnp.zeros(1), ())
+        >>> step(state, ()).z.shape
+        (1,)
     """
     task = potential.task
     moves, kwargs = task.moves, dict(task.kwargs)

@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from hbcal._pytree import pytree, static
 from hbcal._typing import AnyArray, Array
 from hbcal.distributions.star_mixture import StarMixture
-from hbcal.numerics.star_mixture import Stars
+from hbcal.numerics.stars import Stars
 from hbcal.numerics.sticks import log_weights
 from hbcal.programs.plated import plated
 

@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from hbcal.numerics.star_mixture import (
-    BLOCK,
-    draw_measured,
-    draw_true,
-    log_joint,
-    log_likelihood,
-    lower,
-    pack_stars,
-    unblocked,
-)
+from hbcal.numerics.star_draws import draw_measured, draw_true
+from hbcal.numerics.star_mixture import log_joint, log_likelihood
+from hbcal.numerics.stars import BLOCK, lower, pack_stars, unblocked
 
 
 def sky(n_star, d, n_comp, missing, seed=0):

@@ -17,7 +17,8 @@ from hbcal.infer.moves import Moves, moving_kernel
 from hbcal.infer.potential import Potential
 from hbcal.infer.task import Settings, Task
 from hbcal.mixture_moves import scales, sweep
-from hbcal.numerics.star_mixture import log_joint, lower, pack_stars, unblocked
+from hbcal.numerics.star_mixture import log_joint
+from hbcal.numerics.stars import lower, pack_stars, unblocked
 from hbcal.population_design import NOISE
 from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, components, dp_mixture
 
