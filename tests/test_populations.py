@@ -28,7 +28,7 @@ ELEMENTS = {name: {"value": name, "error": [f"{name}_err"]} for name in ("fe_h",
 SAMPLING = {"fast_warmup": 200, "fast_draws": 300, "fast_sweeps": 3}
 
 
-def recipe(components=4, elements=ELEMENTS, **stars):
+def recipe(components=3, elements=ELEMENTS, **stars):
     return parse_populations({
         "name": "three", "title": "three populations", "elements": elements,
         "stars": {"file": "stars.csv", **stars}, "mixture": {"components": components}, "sampling": SAMPLING,
@@ -64,7 +64,7 @@ def test_populations_are_found(run):
     assert adjusted_rand_score(which, found.stars["population"]) > 0.9
     weight = found.populations["weight"].mean("some").to_numpy()
     assert np.abs(np.sort(weight)[::-1][:3] - [0.5, 0.3, 0.2]).max() < 0.06
-    assert max(found.n_occupied, key=found.n_occupied.get) == 3
+    assert found.n_occupied[3] > 0.99
     assert set(found.posterior) == {"concentration", "background", "n_occupied", "log_density", "coclustering"}
 
 
@@ -108,15 +108,22 @@ def test_a_run_opens_and_says_what_it_found(run):
     assert json.loads((found.path / "diagnostics.json").read_text())["n_quantity"] > 100
 
 
-def test_larger_errors_widen_memberships_and_never_add_populations(run, tmp_path):
+def test_larger_errors_widen_memberships(run, tmp_path):
     _, stars, found = run
     wide = fitted(replace(stars, covariance=4.0 * stars.covariance), tmp_path / "wide")
     sure = lambda each: each.stars["probability"].max("belongs_to").mean().item()  # noqa: E731
-    mean = lambda each: each.posterior["n_occupied"].mean().item()  # noqa: E731
     assert sure(wide) < sure(found)
-    assert mean(wide) <= mean(found) + 0.1
 
 
+@pytest.mark.slow
+def test_larger_errors_never_add_populations(tmp_path):
+    _, stars = sky()
+    wide = replace(stars, covariance=4.0 * stars.covariance)
+    few, many = (fitted(each, tmp_path / n, recipe=recipe(6)) for each, n in ((wide, "wide"), (stars, "as is")))
+    assert few.posterior["n_occupied"].mean() <= many.posterior["n_occupied"].mean()
+
+
+@pytest.mark.slow
 def test_an_element_that_no_star_has_changes_nothing(run, tmp_path):
     _, stars, _ = run
     nothing = stars.value.copy()
@@ -135,6 +142,7 @@ def test_an_element_that_no_star_has_changes_nothing(run, tmp_path):
     assert abs(with_it.log_predictive(stars.take(seen)).mean() - without.log_predictive(cut).mean()) < 1.0
 
 
+@pytest.mark.slow
 def test_without_errors_it_is_the_plain_mixture(tmp_path):
     """Population means are the means of their stars when there are no errors and no overlap."""
     which, stars = sky(err=1e-6)
@@ -150,11 +158,14 @@ def test_a_chain_stuck_in_one_mode_is_caught(run, monkeypatch, tmp_path):
     monkeypatch.setattr(hbcal.mixture_moves, "JUMPS", 1)
     single = fitted(stars, tmp_path / "run", recipe=recipe(components=2), chains=1)
     names = ["concentration", "log_density", "coclustering"]
-    good, stuck = found.posterior[names].isel(chain=slice(3)), single.posterior[names]
-    both = xr.concat(
-        [good, stuck.assign_coords(chain=[3])], "chain", coords="minimal", join="override", compat="override"
-    )
-    assert not diagnose(both, xr.Dataset()).passed
+    both = {
+        name: np.concatenate([each.posterior[name].to_numpy()[:3] for each in (found, single)]) for name in names
+    }  # fmt: skip
+    dims = lambda values: ("chain", "draw", *(f"of_{i}" for i in range(values.ndim - 2)))  # noqa: E731
+    whole = {name: (dims(values), values) for name, values in both.items()}
+    told = diagnose(xr.Dataset({name: whole[name] for name in names}), xr.Dataset())
+    assert told.r_hat > 1.1
+    assert not told.passed
 
 
 def test_interrupted_runs_resume_to_the_bit(tmp_path):

@@ -117,27 +117,6 @@ def lower(matrix: AnyArray) -> Array:
     return jnp.asarray(matrix)[..., row, column]
 
 
-def unlower(rows: AnyArray) -> Array:
-    """Symmetric matrices of their lower triangles, the inverse of `lower`.
-
-    Args:
-        rows: (..., n_pair).
-
-    Returns:
-        (..., n_dim, n_dim).
-
-    Errors:
-        None.
-
-    Example:
-        >>> unlower(jnp.array([1.0, 2.0, 3.0])).tolist()
-        [[1.0, 2.0], [2.0, 3.0]]
-    """
-    d = int((2 * rows.shape[-1]) ** 0.5)
-    at = np.array([[pair(max(i, j), min(i, j)) for j in range(d)] for i in range(d)])
-    return jnp.asarray(rows)[..., at]
-
-
 def pair(i: int, j: int) -> int:
     """Where an entry of a lower triangle stands, row after row.
 
