@@ -63,7 +63,7 @@ def joint(stars: Abundances, weight: np.ndarray, mean: np.ndarray, covariance: n
     seen, out = np.isfinite(stars.value), np.zeros((len(stars.star), len(weight)))
     both = seen[:, :, None] & seen[:, None, :]
     for k in range(len(weight)):
-        total = np.where(both, covariance[k] + stars.covariance, np.eye(D))
+        total = np.where(both, covariance[k] + stars.covariance, np.eye(stars.value.shape[1]))
         off = np.where(seen, stars.value - mean[k], 0.0)
         away = np.linalg.solve(total, off[..., None])[..., 0]
         out[:, k] = np.log(weight[k]) - 0.5 * (off * away).sum(1) - 0.5 * np.linalg.slogdet(total)[1]
@@ -90,7 +90,7 @@ def deconvolve(
             break
         last, share = fit.sum(), np.exp(each - fit[:, None])
         for j in range(k):
-            total = np.where(both, covariance[j] + stars.covariance, np.eye(D))
+            total = np.where(both, covariance[j] + stars.covariance, np.eye(stars.value.shape[1]))
             gain = np.where(seen[:, None, :], covariance[j][None], 0.0) @ np.linalg.inv(total)
             true = mean[j] + (gain @ np.where(seen, stars.value - mean[j], 0.0)[..., None])[..., 0]
             left = covariance[j] - gain @ np.where(seen[:, :, None], covariance[j][None], 0.0)
@@ -100,7 +100,7 @@ def deconvolve(
             covariance[j] = (
                 np.einsum("n,ni,nj->ij", share[:, j], off, off) + np.einsum("n,nij->ij", share[:, j], left)
             ) / n
-            weight[j] = n / N
+            weight[j] = n / len(value)
     return weight, mean, covariance, float(last)
 
 

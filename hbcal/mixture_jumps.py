@@ -127,7 +127,7 @@ def jump(
 ) -> Atoms:
     """Try to move one component inside or beside another.
 
-    Of two components drawn at random, a and b, b is proposed anew, half of the time from the prior and else as
+    A component b, drawn evenly, is proposed anew beside an a drawn by weight: half of the time from the prior, else
 
         mu_b ~ N(mu_a, Sigma_a),   Sigma_b ~ InverseWishart(n_dim + 8, 7 Sigma_a),
 
@@ -158,8 +158,8 @@ def jump(
     """
     k, d = atoms.mean.shape
     keys = jax.random.split(key, 9)
-    a = jax.random.randint(keys[0], (), 0, k)
-    b = (a + jax.random.randint(keys[1], (), 1, k)) % k
+    b = jax.random.randint(keys[0], (), 0, k)
+    a = jax.random.categorical(keys[1], jnp.where(jnp.arange(k) == b, -jnp.inf, jnp.log(atoms.weight)))
     both, centre, half = atoms.weight[a] + atoms.weight[b], atoms.mean[a], atoms.root[a]
     share = jnp.clip(jax.random.beta(keys[2], SPLIT, 1.0), 1e-12, 1.0 - 1e-12)
     near, noise = jax.random.bernoulli(keys[3]), jax.random.normal(keys[4], (d,))
@@ -181,14 +181,15 @@ def jump(
         return fit + log_order(atoms.weight, concentration) + log_prior_of(atoms)
 
     def log_proposal(atoms: Atoms) -> Array:
-        """ln q(b | a), without what is the same on the way there and back."""
+        """ln p(a) q(b | a), without what is the same on the way there and back."""
+        parent = jnp.log(atoms.weight[a]) - jnp.log1p(-atoms.weight[b])
         off = jax.scipy.linalg.solve_triangular(half, atoms.mean[b] - centre, lower=True)
         turned = jax.scipy.linalg.solve_triangular(atoms.root[b], half, lower=True)
         freedom, log_det = d + FREEDOM, 2.0 * jnp.log(jnp.diagonal(half)).sum()
         wishart = 0.5 * freedom * (d * np.log(0.5 * (FREEDOM - 1.0)) + log_det) - multigammaln(0.5 * freedom, d)
         wishart -= (freedom + d + 1.0) * jnp.log(jnp.diagonal(atoms.root[b])).sum()
         nearby = wishart - 0.5 * (FREEDOM - 1.0) * (turned**2).sum() - 0.5 * (off**2).sum() - 0.5 * log_det
-        return (SPLIT - 1.0) * jnp.log(atoms.weight[b] / both) + jnp.logaddexp(nearby, log_prior_of(atoms))
+        return parent + (SPLIT - 1.0) * jnp.log(atoms.weight[b] / both) + jnp.logaddexp(nearby, log_prior_of(atoms))
 
     gain = log_target(moved) - log_target(atoms) + log_proposal(atoms) - log_proposal(moved)
     take = jnp.log(jax.random.uniform(keys[8])) < gain

@@ -26,7 +26,7 @@ from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, components
 
 Sites = Mapping[str, Array]
 PRIORS = MixturePriors()
-JUMPS = 2  # of single components, tried in each sweep
+JUMPS = 4  # of single components, tried in each sweep
 LEAST = 0.1  # of the inverse Wishart: its prior scale, in squares of the prior's median sd
 
 

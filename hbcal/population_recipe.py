@@ -50,7 +50,7 @@ class MixtureSpec:
     """The mixture: how many components are kept, and the numbers of `hbcal.programs.dp_mixture.MixturePriors`."""
 
     components: int = 10
-    concentration: tuple[float, float] = (2.0, 2.0)
+    concentration: tuple[float, float] = (2.0, 4.0)
     mean: float = 1.5
     sd: tuple[float, float] = (0.4, 0.7)
     correlation: float = 1.0
@@ -65,7 +65,7 @@ class PopulationSampling:
     chains: int = 4
     warmup: int = 400
     draws: int = 1000
-    sweeps: int = 4
+    sweeps: int = 10
     target_accept: float = 0.8
     max_tree_depth: int = 7
     fast_warmup: int = 500

@@ -41,7 +41,7 @@ class MixturePriors:
     """The numbers a recipe may set. Unit of what has one: the spread of an element among the stars.
 
     Attributes:
-        concentration: shape and rate of its Gamma prior; with 2 and 2, 1 to 9 populations hold 1% of the stars or more.
+        concentration: shape and rate of its Gamma prior; with 2 and 4, 1 to 6 populations hold 1% of the stars (90%).
         mean: sd of component means about the middle of the stars.
         sd: median of a component's sd, and the sd of its logarithm.
         correlation: of the LKJ prior; 1 is flat.
@@ -49,7 +49,7 @@ class MixturePriors:
         background_sd: how broad the background is.
     """
 
-    concentration: tuple[float, float] = (2.0, 2.0)
+    concentration: tuple[float, float] = (2.0, 4.0)
     mean: float = 1.5
     sd: tuple[float, float] = (0.4, 0.7)
     correlation: float = 1.0
