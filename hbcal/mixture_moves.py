@@ -53,7 +53,7 @@ def sweep(
         >>> model = numpyro.handlers.trace(numpyro.handlers.seed(dp_mixture, 0)).get_trace(design)
         >>> sites = {name: site["value"] for name, site in model.items() if site["type"] == "sample"}
         >>> y = sites.pop("y")
-        >>> moved = sweep(jax.random.PRNGKey(1), sites, design, y)
+        >>> moved = jax.jit(sweep)(jax.random.PRNGKey(1), sites, design, y)
         >>> sorted(moved) == sorted(sites), bool(jnp.isfinite(moved["mean"]).all())
         (True, True)
 
