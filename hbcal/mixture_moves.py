@@ -10,6 +10,7 @@ of NUTS, or alone as a fast sampler of the same posterior.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from hbcal.numerics.stars import lower, pair
 from hbcal.numerics.sticks import log_weights, reorder, sticks
 from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, components
 
-Sites = Mapping[str, Array]
+Sites = Mapping[str, Any]  # site -> array, or number
 PRIORS = MixturePriors()
 JUMPS = 4  # of single components, tried in each sweep
 LEAST = 0.1  # of the inverse Wishart: its prior scale, in squares of the prior's median sd

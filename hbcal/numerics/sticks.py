@@ -107,7 +107,7 @@ def reorder(key: Array, log_weight: Float[Array, " n_comp"], concentration: tupl
     return order, jax.random.gamma(key_last, a + n_comp - 1.0) / (b - log_weight[order][-1])
 
 
-def left_over(n_comp: int, concentration: AnyArray) -> np.ndarray:
+def left_over(n_comp: int, concentration: AnyArray | float) -> np.ndarray:
     """What truncation leaves out: the mean weight of all components beyond the first n_comp - 1 of endless many.
 
         E[prod_{k < n_comp} (1 - v_k)] = (concentration / (1 + concentration))^(n_comp - 1)
@@ -129,4 +129,4 @@ def left_over(n_comp: int, concentration: AnyArray) -> np.ndarray:
     Source: Ishwaran and James 2001, Journal of the American Statistical Association 96, 161.
     """
     alpha = np.asarray(concentration)
-    return (alpha / (1.0 + alpha)) ** (n_comp - 1)
+    return np.asarray((alpha / (1.0 + alpha)) ** (n_comp - 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpyro
@@ -106,7 +107,7 @@ def dp_mixture(
     return numpyro.sample("y", mixture, obs=y)
 
 
-def components(sites: Mapping[str, AnyArray], priors: MixturePriors = MixturePriors()) -> tuple[Array, Array, Array]:
+def components(sites: Mapping[str, Any], priors: MixturePriors = MixturePriors()) -> tuple[Array, Array, Array]:
     """Weights, means and roots of covariances of all components, the background last.
 
     Args:
