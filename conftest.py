@@ -80,7 +80,7 @@ def tiny_populations():
     from hbcal.population_recipe import parse_populations
 
     elements = {name: {"value": name, "error": [f"{name}_err"]} for name in ("fe_h", "mg_fe")}
-    sampling = {"chains": 4, "warmup": 100, "draws": 400, "fast_warmup": 200, "fast_draws": 500, "fast_sweeps": 4}
+    sampling = {"chains": 4, "warmup": 100, "draws": 400, "fast_warmup": 200, "fast_draws": 1500, "fast_sweeps": 4}
     return parse_populations({
         "name": "tiny", "title": "two populations", "elements": elements, "stars": {"file": "stars.csv"},
         "mixture": {"components": 2}, "sampling": sampling,

@@ -256,7 +256,7 @@ def test_bad_input_gets_its_sentence(mistake, tmp_path):
     spoil(table()).to_csv(tmp_path / "stars.csv", index=False)
     elements = {name: {**spec, **more} for name, spec in ELEMENTS.items()}
     with pytest.raises(HbcalError) as told:
-        populations(recipe(elements=elements), tmp_path, tmp_path / "out")
+        populations(recipe(4, elements), tmp_path, tmp_path / "out")
     assert said in str(told.value)
     assert "\n" not in str(told.value)
     assert not (tmp_path / "out").exists()
