@@ -23,8 +23,8 @@ from hbcal.catalogue.copies import find_copies
 from hbcal.catalogue.observe import observe
 from hbcal.dependents import second_quantities, second_stage, second_task
 from hbcal.design import Prepared, named_quantities, prepare, voting
-from hbcal.folder import check_out, identity, locked, refuse_another_run, write_text
-from hbcal.infer.diagnose import diagnose
+from hbcal.folder import check_out, locked, refuse_another_run, run_mark, write_text
+from hbcal.infer.diagnose import Judged, diagnose
 from hbcal.infer.sample import sample
 from hbcal.infer.task import Settings
 from hbcal.problem import Problem, outlier_probability, pose, suspects
@@ -111,7 +111,7 @@ def calibrate(
     prepared = prepare(recipe, catalogue)
     settings = _settings(recipe, prepared, seed, chains, draws, warmup, workers, device)
 
-    mark = _mark(recipe, catalogue, settings)
+    mark = run_mark(recipe.text, catalogue.digest(), settings.identity())
     refuse_another_run(out, mark)
     if (out / "posterior.nc").exists():
         say(f"{out} is complete already: nothing to resume")
@@ -150,11 +150,51 @@ def calibrate(
         for name in ("chains", "dependents"):
             shutil.rmtree(out / name, ignore_errors=True)
     say(run.diagnostics_text)
-    if not run.passed:
-        warnings.warn(
-            f"The posterior in {out} failed its diagnostics: {run.diagnostics_text}", ConvergenceWarning, stacklevel=2
-        )
+    warn_failed(run, out)
     return run
+
+
+def warn_failed(run: Judged, out: Path) -> None:
+    """Say loudly that a posterior failed its gate.
+
+    Args:
+        run: of any kind.
+        out: its folder.
+
+    Returns:
+        Nothing; warns with `ConvergenceWarning`, at whoever called the job, if it failed.
+
+    Errors:
+        None.
+
+    Example:
+        >>> warn_failed(tiny_population_run(), Path("run"))  # which passed
+    """
+    if not run.passed:
+        text = f"The posterior in {out} failed its diagnostics: {run.diagnostics_text}"
+        warnings.warn(text, ConvergenceWarning, stacklevel=3)
+
+
+def refuse_few(chains: int | None, draws: int | None, warmup: int | None) -> None:
+    """Refuse numbers that no sampler can work with.
+
+    Args:
+        chains, draws, warmup: of the sampler; None is the recipe's own.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError for the first that is too small.
+
+    Example:
+        >>> refuse_few(4, 1, None)
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: The number of draws is 1: it must be at least 4.
+    """
+    for name, value, least in (("chains", chains, 1), ("draws", draws, 4), ("warmup", warmup, 1)):
+        if value is not None and value < least:
+            raise HbcalError(f"The number of {name} is {value}: it must be at least {least}.")
 
 
 def _settings(
@@ -162,9 +202,7 @@ def _settings(
     workers: int | None, device: str,
 ) -> Settings:  # fmt: skip
     spec = recipe.sampling
-    for name, value, least in (("chains", chains, 1), ("draws", draws, 4), ("warmup", warmup, 1)):
-        if value is not None and value < least:
-            raise HbcalError(f"The number of {name} is {value}: it must be at least {least}.")
+    refuse_few(chains, draws, warmup)
     if device not in ("auto", "cpu", "gpu"):
         raise HbcalError(f"The device is {device!r}: it must be auto, cpu or gpu.")
     gradient = sum(b.phi.size * b.phi.shape[2] * b.phi.shape[1] for x in prepared.design.labels for b in x.blocks)
@@ -182,17 +220,6 @@ def _settings(
         chains or spec.chains, warmup or spec.warmup, draws or spec.draws, seed, spec.thin, spec.chunk,
         spec.target_accept, spec.max_tree_depth, workers=workers, platform=device,
     )  # fmt: skip
-
-
-def _mark(recipe: Recipe, catalogue: Catalogue, settings: Settings) -> dict[str, Any]:
-    """What a run was started with: its identity, and its parts for whoever compares."""
-    parts = {
-        "recipe": recipe.text,
-        "data": catalogue.digest(),
-        "settings": settings.identity(),
-        "hbcal": __version__,
-    }
-    return {"identity": identity(parts), "parts": {**parts, "recipe": identity({"text": recipe.text})}}
 
 
 def _provenance(prepared: Prepared, settings: Settings) -> dict[str, Any]:

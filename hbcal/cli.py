@@ -11,7 +11,19 @@ from typing import Annotated, Any
 import typer
 
 from hbcal._errors import HbcalError
-from hbcal.cli_options import AcceptFailed, Out, Overwrite, Seed, say
+from hbcal.cli_options import (
+    AcceptFailed,
+    Chains,
+    Draws,
+    Out,
+    Overwrite,
+    Resume,
+    Seed,
+    Warmup,
+    say,
+    verdict,
+    warned,
+)  # fmt: skip
 from hbcal.cli_populations import members, populations
 
 app = typer.Typer(
@@ -63,12 +75,10 @@ def calibrate(
     data: Annotated[Path, typer.Option(help="Folder with the files the recipe names.")],
     out: Out,
     seed: Seed = 0,
-    chains: Annotated[int | None, typer.Option(help="Number of chains.")] = None,
-    draws: Annotated[int | None, typer.Option(help="Draws per chain.")] = None,
-    warmup: Annotated[int | None, typer.Option(help="Warmup steps per chain.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run; start afresh if there is none.")
-    ] = False,
+    chains: Chains = None,
+    draws: Draws = None,
+    warmup: Warmup = None,
+    resume: Resume = False,
     device: Annotated[str, typer.Option(help="cpu, gpu, or auto.")] = "auto",
     accept_failed: AcceptFailed = False,
 ) -> None:
@@ -81,10 +91,7 @@ def calibrate(
             recipe, data, out, seed=seed, chains=chains, draws=draws, warmup=warmup, resume=resume, device=device,
             progress=say,
         )  # fmt: skip
-    if not result.passed:
-        print(f"hbcal: DIAGNOSTICS FAILED, do not use this posterior: {result.diagnostics_text}", file=sys.stderr)
-        raise typer.Exit(0 if accept_failed else 3)
-    print(f"wrote {out}")
+    verdict(result, out, accept_failed)
 
 
 @app.command()
@@ -309,10 +316,7 @@ def _grid(text: str) -> tuple[float, float, int]:
 def _open(run: Path) -> Any:
     from hbcal.run import open_run
 
-    opened = open_run(run)
-    if not opened.passed:
-        print(f"hbcal: warning: the run in {run} failed its diagnostics: {opened.diagnostics_text}", file=sys.stderr)
-    return opened
+    return warned(open_run(run), run)
 
 
 def _toml(path: Path) -> dict[str, Any]:

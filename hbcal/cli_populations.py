@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hbcal.cli_options import AcceptFailed, Out, Overwrite, Seed, say
+from hbcal.cli_options import (
+    AcceptFailed,
+    Chains,
+    Draws,
+    Out,
+    Overwrite,
+    Resume,
+    Seed,
+    Warmup,
+    say,
+    verdict,
+    warned,
+)  # fmt: skip
 
 
 def populations(
@@ -18,10 +29,10 @@ def populations(
     out: Out,
     fast: Annotated[bool, typer.Option("--fast", help="Gibbs' sampler alone instead of NUTS.")] = False,
     seed: Seed = 0,
-    chains: Annotated[int | None, typer.Option(help="Number of chains.")] = None,
-    draws: Annotated[int | None, typer.Option(help="Draws per chain.")] = None,
-    warmup: Annotated[int | None, typer.Option(help="Warmup steps per chain.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    chains: Chains = None,
+    draws: Draws = None,
+    warmup: Warmup = None,
+    resume: Resume = False,
     accept_failed: AcceptFailed = False,
 ) -> None:
     """Which populations there are among stars, how many, and who belongs to them."""
@@ -33,10 +44,7 @@ def populations(
             recipe, data, out, fast=fast, seed=seed, chains=chains, draws=draws, warmup=warmup, resume=resume,
             progress=say,
         )  # fmt: skip
-    if not result.passed:
-        print(f"hbcal: DIAGNOSTICS FAILED, do not use this posterior: {result.diagnostics_text}", file=sys.stderr)
-        raise typer.Exit(0 if accept_failed else 3)
-    print(f"wrote {out}")
+    verdict(result, out, accept_failed)
 
 
 def members(
@@ -46,15 +54,12 @@ def members(
     overwrite: Overwrite = False,
 ) -> None:
     """Who belongs to which population, and how sure that is; in the order given."""
-    from hbcal.catalogue.write import TABLES
+    from hbcal.catalogue.write import TABLES, write_table
     from hbcal.folder import check_file
-    from hbcal.population_run import open_populations, write_members
+    from hbcal.population_run import open_populations
 
     check_file(out, TABLES, overwrite=overwrite)
-    opened = open_populations(run)
-    if not opened.passed:
-        print(f"hbcal: warning: the run in {run} failed its diagnostics: {opened.diagnostics_text}", file=sys.stderr)
-    columns = opened.members(table)
-    write_members(columns, out)
+    columns = warned(open_populations(run), run).members(table)
+    write_table(out, columns, {}, {})
     n_without = int((columns["reason"] != "").sum())
     print(f"wrote {out}: {len(columns['star'])} rows, {n_without} without an answer (see reason)")

@@ -9,11 +9,15 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hbcal import __version__
 from hbcal._errors import HbcalError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def check_out(out: Path, *, resume: bool) -> None:
@@ -136,6 +140,28 @@ def identity(parts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def run_mark(recipe: str, data: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was started with: its identity, and its parts for whoever compares.
+
+    Args:
+        recipe: the recipe's text.
+        data: fingerprint of the data.
+        settings: of the sampler, JSON values.
+
+    Returns:
+        ``identity`` and ``parts``, for ``run.json``.
+
+    Errors:
+        None.
+
+    Example:
+        >>> sorted(run_mark("", "", {})["parts"])
+        ['data', 'hbcal', 'recipe', 'settings']
+    """
+    parts = {"recipe": recipe, "data": data, "settings": dict(settings), "hbcal": __version__}
+    return {"identity": identity(parts), "parts": {**parts, "recipe": identity({"text": recipe})}}
+
+
 def refuse_another_run(out: Path, mark: Mapping[str, Any]) -> None:
     """Refuse a folder that is neither empty nor holds the same run, begun or complete.
 
@@ -164,6 +190,33 @@ def refuse_another_run(out: Path, mark: Mapping[str, Any]) -> None:
             )
     elif out.is_dir() and any(p.name != ".lock" for p in out.iterdir()):
         raise HbcalError(f"The folder {out} holds something that is not a run of hbcal: choose another --out.")
+
+
+def read_tree(path: Path, command: str) -> xr.DataTree:
+    """The tree of draws that a run keeps.
+
+    Args:
+        path: of the file.
+        command: that writes it, for the message.
+
+    Returns:
+        The tree, in memory.
+
+    Errors:
+        HbcalError when the file is damaged.
+
+    Example:
+        >>> read_tree(Path("nowhere.nc"), "calibrate")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: nowhere.nc cannot be read (...): it is damaged; run calibrate again.
+    """
+    import xarray as xr
+
+    try:
+        with xr.open_datatree(path, engine="h5netcdf") as tree:
+            return tree.load()
+    except (OSError, ValueError, KeyError) as error:
+        raise HbcalError(f"{path} cannot be read ({error}): it is damaged; run {command} again.") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hbcal._typing import Array, Float, Int
-from hbcal.numerics.partitions import representative
+from hbcal.numerics.partitions import distances, representative
 from hbcal.numerics.star_mixture import log_joint
 from hbcal.numerics.stars import Stars, lower, unblocked
 from hbcal.population_design import OCCUPIED
@@ -78,7 +78,7 @@ def populations_of(stars: Stars, n_star: int, found: Components, which: np.ndarr
     Returns:
         Population of each star, (n_star,): 1, 2 ... by decreasing size, 0 for clusters of less than 1% of the stars;
         distance of each draw from that partition, bits; population of each component, (n_draw, n_comp + 1), the
-        background being 0.
+        background being 0; mean and sd of `membership` of the fitted stars.
 
     Errors:
         None.
@@ -86,21 +86,22 @@ def populations_of(stars: Stars, n_star: int, found: Components, which: np.ndarr
     Example:
         >>> run = tiny_population_run()
         >>> found, which = run.components, run.tree["components"]["component_of"].to_numpy().astype(int)
-        >>> population, away, of = populations_of(run.packed(tiny_abundances()), 120, found, which)
+        >>> population, away, of, *_ = populations_of(run.packed(tiny_abundances()), 120, found, which)
         >>> int(population.max()), of.shape[1]
         (2, 3)
     """
     partition, away = representative(which)
-    for _ in range(2):
-        population = numbered(partition)
-        of = _belonging(stars, jnp.asarray(population), int(population.max()), found, n_star)
-        mean, _ = membership(stars, n_star, found, of)
-        likely = mean.argmax(1)
-        best, away = representative(which, (likely,))
-        if (best == partition).all():
-            break
-        partition = best
-    return population, away, of
+    found_of = lambda population: _belonging(stars, population, found, n_star)  # noqa: E731
+    population = numbered(partition)
+    of = found_of(population)
+    mean, spread = membership(stars, n_star, found, of)
+    likely = mean.argmax(1)
+    nearer = distances(likely, which)
+    if nearer.mean() < away.mean():
+        population, away = numbered(likely), nearer
+        of = found_of(population)
+        mean, spread = membership(stars, n_star, found, of)
+    return population, away, of, mean, spread
 
 
 def numbered(partition: Int[np.ndarray, " n_star"]) -> np.ndarray:
@@ -127,9 +128,10 @@ def numbered(partition: Int[np.ndarray, " n_star"]) -> np.ndarray:
     return new[partition]
 
 
-def _belonging(stars: Stars, population: Array, n_population: int, found: Components, n_star: int) -> np.ndarray:
-    here = jax.nn.one_hot(population, n_population + 1)
-    one = lambda carry, share, _: (carry, unblocked(share, n_star).T @ here)  # noqa: E731
+def _belonging(stars: Stars, population: np.ndarray, found: Components, n_star: int) -> np.ndarray:
+    """Population of each component of each draw: the one that most of its stars are in."""
+    here = jax.nn.one_hot(population, int(population.max()) + 1)
+    one = lambda carry, joint, _: (carry, unblocked(jax.nn.softmax(joint, axis=1), n_star).T @ here)  # noqa: E731
     of = np.asarray(_over_draws(stars, found, one, jnp.zeros(len(found.mean)), 0.0)[1]).argmax(2)
     of[:, -1] = 0
     return of
@@ -160,8 +162,8 @@ def membership(
     """
     n_population = int(of.max()) + 1
 
-    def one(total: Array, share: Array, of: Array) -> tuple[Array, None]:
-        each = unblocked(share, n_star) @ jax.nn.one_hot(of, n_population)
+    def one(total: Array, joint: Array, of: Array) -> tuple[Array, None]:
+        each = unblocked(jax.nn.softmax(joint, axis=1), n_star) @ jax.nn.one_hot(of, n_population)
         return total + jnp.stack([each, each**2]), None
 
     total = _over_draws(stars, found, one, jnp.asarray(of), jnp.zeros((2, n_star, n_population)))[0]
@@ -190,27 +192,20 @@ def log_predictive(stars: Stars, n_star: int, found: Components) -> np.ndarray:
         >>> log_predictive(run.packed(tiny_abundances()), 120, run.components).shape
         (120,)
     """
-    draws = (jnp.asarray(found.log_weight), jnp.asarray(found.mean), lower(jnp.asarray(found.covariance)))
-
-    @jax.jit
-    def run(stars: Stars, draws: tuple[Array, ...]) -> Array:
-        def step(total: Array, draw: tuple[Array, ...]) -> tuple[Array, None]:
-            return jnp.logaddexp(total, jax.nn.logsumexp(log_joint(stars, *draw), axis=1)), None
-
-        return jax.lax.scan(step, jnp.full(jnp.shape(stars.real), -jnp.inf), draws)[0]
-
-    return np.asarray(unblocked(run(stars, draws), n_star)) - np.log(len(found.mean))
+    one = lambda total, joint, _: (jnp.logaddexp(total, jax.nn.logsumexp(joint, axis=1)), None)  # noqa: E731
+    n_draw, start = len(found.mean), jnp.full(jnp.shape(stars.real), -jnp.inf)
+    total = _over_draws(stars, found, one, jnp.zeros(n_draw), start)[0]
+    return np.asarray(unblocked(total, n_star)) - np.log(n_draw)
 
 
 def _over_draws(stars: Stars, found: Components, f: Any, more: Array, start: Any) -> Any:
-    """Fold f(carry, responsibilities, more_s) over the draws: the last carry, and what each gave."""
+    """Fold f(carry, `log_joint`, more_s) over the draws: the last carry, and what each gave."""
     draws = (jnp.asarray(found.log_weight), jnp.asarray(found.mean), lower(jnp.asarray(found.covariance)), more)
 
     @jax.jit
     def run(stars: Stars, draws: tuple[Array, ...]) -> Any:
         def step(carry: Any, draw: tuple[Array, ...]) -> Any:
-            share = jax.nn.softmax(log_joint(stars, *draw[:3]), axis=1)
-            return f(carry, share, draw[3])
+            return f(carry, log_joint(stars, *draw[:3]), draw[3])
 
         return jax.lax.scan(step, start, draws)
 

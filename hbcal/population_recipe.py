@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 
 import tomli_w
 
-from hbcal._errors import HbcalError, closest, some
-from hbcal.recipe import build_table
+from hbcal._errors import HbcalError, some
+from hbcal.recipe import build_table, read_toml
 
 
 @dataclass(frozen=True)
@@ -102,23 +101,7 @@ def load_populations(recipe: str | Path) -> PopulationRecipe:
         >>> list(load_populations("halo_populations").elements)[:2]
         ['fe_h', 'mg_fe']
     """
-    path = Path(recipe)
-    if path.suffix != ".toml":
-        names = packaged_populations()
-        if str(recipe) not in names:
-            raise HbcalError(
-                f"There is no recipe of populations {str(recipe)!r}{closest(str(recipe), names)}: give the path of a "
-                f".toml file or one of the packaged names {', '.join(sorted(names))}."
-            )
-        path = names[str(recipe)]
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except FileNotFoundError:
-        raise HbcalError(f"The recipe file {path} does not exist: check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise HbcalError(f"The recipe file {path} cannot be read as TOML: {error}.") from None
-    return parse_populations(table, text)
+    return parse_populations(*read_toml(recipe, packaged_populations(), "recipe of populations", ".toml file"))
 
 
 def packaged_populations() -> dict[str, Path]:

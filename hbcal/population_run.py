@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -14,8 +12,8 @@ import xarray as xr
 from hbcal._errors import HbcalError
 from hbcal.catalogue.abundances import Abundances, read_stars
 from hbcal.catalogue.read import column_names
-from hbcal.catalogue.write import write_table
-from hbcal.infer.diagnose import Diagnostics
+from hbcal.folder import read_tree
+from hbcal.infer.diagnose import Judged
 from hbcal.numerics.partitions import coclustering
 from hbcal.numerics.stars import Stars
 from hbcal.population_design import scaled
@@ -23,12 +21,11 @@ from hbcal.population_draws import Components, log_predictive, membership
 from hbcal.population_recipe import PopulationRecipe, StarsSpec, load_populations
 
 COMPLETE = "populations.nc"
-LEVELS = (0.05, 0.5, 0.95)
 CHUNK = 4096  # stars asked for at a time
 
 
 @dataclass(frozen=True)
-class PopulationRun:
+class PopulationRun(Judged):
     """A mixture: its recipe, its posterior, and what can be asked of them.
 
     Attributes:
@@ -58,22 +55,6 @@ class PopulationRun:
     def stars(self) -> xr.Dataset:
         """Population of each fitted star in the representative partition, and its probabilities."""
         return self.tree["stars"].to_dataset().load()
-
-    @property
-    def diagnostics(self) -> dict[str, Any]:
-        """What the gate measured, and ``passed``."""
-        return json.loads(self.tree.attrs["diagnostics"])
-
-    @property
-    def passed(self) -> bool:
-        """Whether the posterior passed its diagnostics."""
-        return bool(self.diagnostics["passed"])
-
-    @property
-    def diagnostics_text(self) -> str:
-        """The gate in one line."""
-        d = {k: v for k, v in self.diagnostics.items() if k not in ("passed", "limits")}
-        return Diagnostics(**{**d, "failures": tuple(d["failures"])}).text()
 
     @property
     def n_occupied(self) -> dict[int, float]:
@@ -243,32 +224,5 @@ def open_populations(path: str | Path) -> PopulationRun:
         raise HbcalError(
             f"{path} is not a finished run of populations: it lacks {COMPLETE}; finish it with populations --resume."
         )
-    try:
-        with xr.open_datatree(path / COMPLETE, engine="h5netcdf") as tree:
-            tree = tree.load()
-    except (OSError, ValueError, KeyError) as error:
-        raise HbcalError(f"{path / COMPLETE} cannot be read ({error}): it is damaged; run populations again.") from None
+    tree = read_tree(path / COMPLETE, "populations")
     return PopulationRun(path, load_populations(path / "populations.toml"), tree)
-
-
-def write_members(columns: dict[str, np.ndarray], path: Path) -> None:
-    """Write who belongs where to a table.
-
-    Args:
-        columns: of `PopulationRun.members`.
-        path: ``.csv``, ``.ecsv``, ``.parquet`` or ``.fits``.
-
-    Returns:
-        Nothing.
-
-    Errors:
-        OSError when the disk says no.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_members(tiny_population_run().members(tiny_abundances()), Path(folder) / "m.csv")
-        ...     column_names(Path(folder) / "m.csv")[:2]
-        ['star', 'population']
-    """
-    write_table(path, columns, {}, {})

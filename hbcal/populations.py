@@ -7,7 +7,6 @@ import json
 import platform
 import shutil
 import sys
-import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,16 +16,15 @@ import numpy as np
 import xarray as xr
 
 from hbcal import __version__
-from hbcal._errors import HbcalError
-from hbcal.calibration import ConvergenceWarning
+from hbcal.calibration import refuse_few, warn_failed
 from hbcal.catalogue.abundances import Abundances, read_abundances
-from hbcal.folder import check_out, identity, locked, refuse_another_run, write_text
+from hbcal.folder import check_out, locked, refuse_another_run, run_mark, write_text
 from hbcal.infer.diagnose import diagnose
 from hbcal.infer.sample import sample
 from hbcal.infer.task import Settings
 from hbcal.numerics.sticks import left_over
 from hbcal.population_design import Posed, pose, priors_of, scaled
-from hbcal.population_draws import membership, moments, populations_of, thinned
+from hbcal.population_draws import moments, populations_of, thinned
 from hbcal.population_recipe import PopulationRecipe, load_populations
 from hbcal.population_run import COMPLETE, PopulationRun, open_populations
 
@@ -77,8 +75,7 @@ def populations(
     settings = _settings(recipe, fast, seed, chains, draws, warmup, workers)
     recipe = dataclasses.replace(recipe, sampling=dataclasses.replace(recipe.sampling, chains=settings.chains))
 
-    parts = {"recipe": recipe.text, "data": stars.digest(), "settings": settings.identity(), "hbcal": __version__}
-    mark = {"identity": identity(parts), "parts": {**parts, "recipe": identity({"text": recipe.text})}}
+    mark = run_mark(recipe.text, stars.digest(), settings.identity())
     refuse_another_run(out, mark)
     if (out / COMPLETE).exists():
         say(f"{out} is complete already: nothing to resume")
@@ -111,10 +108,7 @@ def populations(
         run = _write(out, recipe, stars, posed, sites, stats, provenance)
         shutil.rmtree(out / "chains", ignore_errors=True)
     say(run.diagnostics_text)
-    if not run.passed:
-        warnings.warn(
-            f"The posterior in {out} failed its diagnostics: {run.diagnostics_text}", ConvergenceWarning, stacklevel=2
-        )
+    warn_failed(run, out)
     return run
 
 
@@ -123,9 +117,7 @@ def _settings(
     workers: int | None,
 ) -> Settings:  # fmt: skip
     spec = recipe.sampling
-    for name, value, least in (("chains", chains, 1), ("draws", draws, 4), ("warmup", warmup, 1)):
-        if value is not None and value < least:
-            raise HbcalError(f"The number of {name} is {value}: it must be at least {least}.")
+    refuse_few(chains, draws, warmup)
     return Settings(
         chains or spec.chains, warmup or (spec.fast_warmup if fast else spec.warmup),
         draws or (spec.fast_draws if fast else spec.draws), seed, target_accept=spec.target_accept,
@@ -165,8 +157,7 @@ def _tree(
     centre, unit, n_star = posed.centre, posed.unit, len(stars.star)
     few, which = thinned(sites, priors_of(recipe.mixture))
     packed = scaled(stars, centre, unit)
-    population, away, of = populations_of(packed, n_star, few, which)
-    probability, spread = membership(packed, n_star, few, of)
+    population, away, of, probability, spread = populations_of(packed, n_star, few, which)
     weight, mean, covariance = moments(few, of)
     square = unit[:, None] * unit[None, :]
     star, element = stars.star.astype(str), list(stars.elements)

@@ -50,23 +50,42 @@ def load_recipe(recipe: str | Path) -> Recipe:
         >>> load_recipe("textbook").labels["fe_h"].unit
         'dex'
     """
+    return parse_recipe(*read_toml(recipe, packaged_recipes(), "recipe", "recipe.toml"))
+
+
+def read_toml(recipe: str | Path, packaged: Mapping[str, Path], kind: str, file: str) -> tuple[dict[str, Any], str]:
+    """The tables of a recipe's file, and its text.
+
+    Args:
+        recipe: path of a ``.toml``, or the name of a packaged one.
+        packaged: name -> path.
+        kind, file: what it is, and what its file is called, for the messages.
+
+    Returns:
+        Nested tables, and the text they were read from.
+
+    Errors:
+        HbcalError for an unknown name, a missing file, or one that is not TOML.
+
+    Example:
+        >>> read_toml("textbook", packaged_recipes(), "recipe", "recipe.toml")[0]["name"]
+        'textbook'
+    """
     path = Path(recipe)
     if path.suffix != ".toml":
-        names = packaged_recipes()
-        if str(recipe) not in names:
+        if str(recipe) not in packaged:
             raise HbcalError(
-                f"There is no recipe {str(recipe)!r}{closest(str(recipe), names)}: give the path of a recipe.toml or "
-                f"one of the packaged names {', '.join(sorted(names))}."
+                f"There is no {kind} {str(recipe)!r}{closest(str(recipe), packaged)}: give the path of a {file} or "
+                f"one of the packaged names {', '.join(sorted(packaged))}."
             )
-        path = names[str(recipe)]
+        path = packaged[str(recipe)]
     try:
         text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
+        return tomllib.loads(text), text
     except FileNotFoundError:
         raise HbcalError(f"The recipe file {path} does not exist: check the path.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise HbcalError(f"The recipe file {path} cannot be read as TOML: {error}.") from None
-    return parse_recipe(table, text)
 
 
 def packaged_recipes() -> dict[str, Path]:

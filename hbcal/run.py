@@ -17,8 +17,8 @@ from hbcal.apply import LEVELS, Applied, apply_draws, calibration_covariance
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.target import Query, Target, read_query, read_target
 from hbcal.catalogue.write import TABLES, write_table
-from hbcal.folder import check_file
-from hbcal.infer.diagnose import table
+from hbcal.folder import check_file, read_tree
+from hbcal.infer.diagnose import Judged, table
 from hbcal.invert import invert_draws, inverted_covariance
 from hbcal.predict import Predicted, predict_draws
 from hbcal.recipe import Recipe, load_recipe
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Judged):
     """A calibration: its recipe, its posterior, and what can be done with them.
 
     Attributes:
@@ -63,24 +63,6 @@ class Run:
         if "clipped_data" not in self.tree:
             raise HbcalError(f"The run in {self.path} kept no clipped measurements: run calibrate again.")
         return unclipped(self.tree)
-
-    @property
-    def diagnostics(self) -> dict[str, Any]:
-        """What the gate measured, and ``passed``."""
-        return json.loads(self.tree.attrs["diagnostics"])
-
-    @property
-    def passed(self) -> bool:
-        """Whether the posterior passed its diagnostics."""
-        return bool(self.diagnostics["passed"])
-
-    @property
-    def diagnostics_text(self) -> str:
-        """The gate in one line."""
-        from hbcal.infer.diagnose import Diagnostics
-
-        d = {k: v for k, v in self.diagnostics.items() if k not in ("passed", "limits")}
-        return Diagnostics(**{**d, "failures": tuple(d["failures"])}).text()
 
     @property
     def scale(self) -> dict[str, str]:
@@ -296,16 +278,7 @@ def open_run(path: str | Path) -> Run:
         raise HbcalError(
             f"{path} is not a finished run of hbcal: it lacks posterior.nc; finish it with calibrate --resume."
         )
-    try:
-        with xr.open_datatree(path / "posterior.nc", engine="h5netcdf") as tree:
-            tree = tree.load()
-        return Run(path, load_recipe(path / "recipe.toml"), tree)
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, HbcalError):
-            raise
-        raise HbcalError(
-            f"{path / 'posterior.nc'} cannot be read ({error}): it is damaged; run calibrate again."
-        ) from None
+    return Run(path, load_recipe(path / "recipe.toml"), read_tree(path / "posterior.nc", "calibrate"))
 
 
 def write_applied(applied: Applied, path: Path, *, overwrite: bool = False) -> None:

@@ -40,36 +40,16 @@ class Sampler:
         starts = [potential.start(self._args, each) for each in (task.starts or (task.start,))]
         self._starts = [ravel_pytree(start)[0] for start in starts]
         centre, unravel = ravel_pytree(starts[0])
-        n = 1 if task.moves else centre.size
-        spread = 0.1 * jnp.eye(n) if task.inverse_mass is None else jnp.linalg.cholesky(task.inverse_mass)
-        if not bool(jnp.isfinite(spread).all()):
-            raise ValueError("the task's inverse_mass is not positive definite.")
         self._n = centre.size
-
-        def place(u):
-            return unravel(u if task.moves else centre + spread @ u)
-
-        # a metric from the start saves most of the warmup's long trajectories; the rest are cut at half the depth
-        depth = (max(settings.max_tree_depth - 2, 1), settings.max_tree_depth)
-        init, step = hmc(potential_fn_gen=lambda *args: lambda u: potential.energy(place(u), args), algo="NUTS")
-
-        # a full covariance takes several steps per number to learn; with fewer, the task's own serves better
-        dense = 0 < 10 * centre.size <= settings.warmup
-
-        moving = moving_kernel(potential, settings, unravel) if task.moves else None
-
-        def first(key, u, args):
-            if moving is not None:
-                return moving[0](key, u, args)
-            return init(
-                u, num_warmup=settings.warmup, dense_mass=dense, rng_key=key, model_args=args,
-                target_accept_prob=settings.target_accept, max_tree_depth=depth,
-            )  # fmt: skip
+        if task.moves is not None:
+            place, (first, step) = unravel, moving_kernel(potential, settings, unravel)
+        else:
+            place, first, step = self._unmoved(potential, centre, unravel)
 
         def steps(state, n, thin, args):
             def once(_, carry):
                 state, diverging, leaps = carry
-                state = step(state, args) if moving is None else moving[1](state, args)
+                state = step(state, args)
                 return state, diverging | state.diverging, leaps + state.num_steps
 
             def body(i, carry):
@@ -96,6 +76,31 @@ class Sampler:
             return jax.lax.map(one, (z, index))
 
         self._compile(jax.jit(first), jax.jit(steps), jax.jit(finish))
+
+    def _unmoved(self, potential: Potential, centre: jax.Array, unravel: Any) -> tuple[Any, Any, Any]:
+        """Where NUTS' coordinates are among the unconstrained ones; first state and step of NUTS alone."""
+        task, settings = self.task, self.settings
+        spread = 0.1 * jnp.eye(centre.size) if task.inverse_mass is None else jnp.linalg.cholesky(task.inverse_mass)
+        if not bool(jnp.isfinite(spread).all()):
+            raise ValueError("the task's inverse_mass is not positive definite.")
+
+        def place(u):
+            return unravel(centre + spread @ u)
+
+        # a metric from the start saves most of the warmup's long trajectories; the rest are cut at half the depth
+        depth = (max(settings.max_tree_depth - 2, 1), settings.max_tree_depth)
+        init, step = hmc(potential_fn_gen=lambda *args: lambda u: potential.energy(place(u), args), algo="NUTS")
+
+        # a full covariance takes several steps per number to learn; with fewer, the task's own serves better
+        dense = 0 < 10 * centre.size <= settings.warmup
+
+        def first(key, u, args):
+            return init(
+                u, num_warmup=settings.warmup, dense_mass=dense, rng_key=key, model_args=args,
+                target_accept_prob=settings.target_accept, max_tree_depth=depth,
+            )  # fmt: skip
+
+        return place, first, step
 
     def _compile(self, first: Any, steps: Any, finish: Any) -> None:
         """Trace one after the other (NumPyro keeps its handlers in one list), compile side by side."""

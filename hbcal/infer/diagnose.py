@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -53,6 +54,32 @@ class Diagnostics:
             f"diagnostics of {self.n_quantity} quantities: R-hat <= {self.r_hat:.4f}, bulk ESS >= {self.ess_bulk:.0f}, "
             f"tail ESS >= {self.ess_tail:.0f}{energy}: {verdict}"
         )
+
+
+class Judged:
+    """What a run of any kind says of its gate; its `tree` carries `Diagnostics.as_dict` as JSON.
+
+    Attributes:
+        tree: DataTree with ``diagnostics`` in its attrs.
+    """
+
+    tree: xr.DataTree
+
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """What the gate measured, and ``passed``."""
+        return json.loads(self.tree.attrs["diagnostics"])
+
+    @property
+    def passed(self) -> bool:
+        """Whether the posterior passed its diagnostics."""
+        return bool(self.diagnostics["passed"])
+
+    @property
+    def diagnostics_text(self) -> str:
+        """The gate in one line."""
+        d = {k: v for k, v in self.diagnostics.items() if k not in ("passed", "limits")}
+        return Diagnostics(**{**d, "failures": tuple(d["failures"])}).text()
 
 
 def table(posterior: xr.Dataset) -> dict[str, dict[str, np.ndarray]]:

@@ -106,7 +106,9 @@ def moving_kernel(potential: Potential, settings: Settings, unravel: Callable[[A
 
     def step(state: Any, args: Any) -> Any:
         key, key_copy, *keys = jax.random.split(state.rng_key, 2 + moves.repeat)
-        sites = {name: potential.sites(unravel(state.z), args)[name] for name in unravel(state.z)}
+        z = unravel(state.z)
+        found = potential.sites(z, args)
+        sites = {name: found[name] for name in z}
         sites = jax.lax.scan(
             lambda sites, key: ({**moves.move(key, sites, *args, **kwargs)}, None), sites, jnp.stack(keys)
         )[0]  # fmt: skip

@@ -29,6 +29,7 @@ class Potential:
     def __init__(self, task: Task):
         self.task, self._kwargs = task, dict(task.kwargs)
         self._program = reparam(task.program, config={name: Fold() for name in task.fold})
+        self._begin = jax.jit(self._unconstrained)  # compiled once for all starts of a task
 
     def energy(self, z: Mapping[str, Array], args: tuple[Any, ...]) -> Array:
         """Potential energy at unconstrained z."""
@@ -51,12 +52,11 @@ class Potential:
         """Unconstrained start: values, by default the task's; the median of prior draws for sites they do not give."""
         given = self.task.start if values is None else values
         named = {f"{k}{SUFFIX}" if k in self.task.fold else k: jnp.asarray(v) for k, v in given.items()}
+        return self._begin(named, args)
 
-        def unconstrained(args):
-            draws = jax.vmap(lambda key: self._draw(key, named, args))(self._keys())
-            return self.straight({**jax.tree.map(lambda x: jnp.median(x, axis=0), draws), **named}, args)
-
-        return jax.jit(unconstrained)(args)
+    def _unconstrained(self, named: Mapping[str, Any], args: tuple[Any, ...]) -> dict[str, Array]:
+        draws = jax.vmap(lambda key: self._draw(key, named, args))(self._keys())
+        return self.straight({**jax.tree.map(lambda x: jnp.median(x, axis=0), draws), **named}, args)
 
     def spread(self, args: tuple[Any, ...]) -> dict[str, Array]:
         """The sd of a few prior draws, unconstrained: the unit in which a curvature is large or small."""

@@ -62,35 +62,34 @@ def variation_of_information(one: np.ndarray, other: np.ndarray) -> float:
     return float(max(2.0 * entropy(table) - entropy(table.sum(0)) - entropy(table.sum(1)), 0.0))
 
 
-def expected_distance(partition: np.ndarray, draws: np.ndarray) -> float:
-    """Mean of `variation_of_information` between a partition and draws of it.
+def distances(partition: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """`variation_of_information` between a partition and each draw of it.
 
     Args:
         partition: (n_star,).
         draws: (n_draw, n_star).
 
     Returns:
-        Bits.
+        Bits, (n_draw,).
 
     Errors:
         None.
 
     Example:
-        >>> expected_distance(np.array([0, 0]), np.array([[0, 0], [0, 1]]))
-        0.5
+        >>> distances(np.array([0, 0]), np.array([[0, 0], [0, 1]])).tolist()
+        [0.0, 1.0]
     """
-    return float(np.mean([variation_of_information(partition, draw) for draw in draws]))
+    return np.array([variation_of_information(partition, draw) for draw in draws])
 
 
-def representative(draws: np.ndarray, more: tuple[np.ndarray, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
+def representative(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The partition nearest to all draws, and how far each of them is from it.
 
-    Looked through are the draws themselves, cuts of the tree that average linkage grows from their co-clustering, and
-    what the caller proposes; what is looked for is the smallest expected variation of information.
+    Looked through are draws and cuts of the tree that average linkage grows from their co-clustering; what is
+    looked for is the smallest expected variation of information.
 
     Args:
         draws: component of each star in each draw, (n_draw, n_star), integers from 0.
-        more: other candidates, (n_star,) each.
 
     Returns:
         Cluster of each star, numbered from 0 by decreasing size, and the distance of each draw, bits: 95% of them are
@@ -106,14 +105,14 @@ def representative(draws: np.ndarray, more: tuple[np.ndarray, ...] = ()) -> tupl
 
     Source: Wade and Ghahramani 2018, Bayesian Analysis 13, 559.
     """
-    candidates = [*draws[:: max(len(draws) // 50, 1)], *more]
+    candidates = [*draws[:: max(len(draws) // 50, 1)]]
     if draws.shape[1] <= MOST:
         apart = 1.0 - coclustering(draws).astype(float)
         np.fill_diagonal(apart, 0.0)
         tree = linkage(squareform(apart, checks=False), "average")
         candidates += [fcluster(tree, k, "maxclust") - 1 for k in range(1, 2 + max(len(np.unique(d)) for d in draws))]
     few = draws[:: max(len(draws) // 100, 1)]
-    best = candidates[int(np.argmin([expected_distance(each, few) for each in candidates]))]
+    best = candidates[int(np.argmin([distances(each, few).mean() for each in candidates]))]
     order = np.argsort(-np.bincount(best), kind="stable")
     numbered = np.argsort(order)[best]
-    return numbered, np.array([variation_of_information(numbered, draw) for draw in draws])
+    return numbered, distances(numbered, draws)
