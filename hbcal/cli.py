@@ -63,8 +63,15 @@ def simulate(
     values: Annotated[Path | None, typer.Option(help="TOML file of values to hold fixed.")] = None,
 ) -> None:
     """Write data with known truth, in the files the recipe reads."""
+    from hbcal.population_simulation import DEMO, simulate_populations
     from hbcal.simulation import simulate as run
 
+    if recipe == DEMO:
+        if data or values:
+            raise HbcalError(f"{DEMO} takes neither --data nor --values: its truth is always the same.")
+        simulate_populations(out, seed=seed, n_star=n_star)
+        print(f"wrote {out}")
+        return
     run(recipe, out, seed=seed, n_star=n_star, data=data, values=_toml(values) if values else None)
     print(f"wrote {out}")
 

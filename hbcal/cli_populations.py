@@ -27,6 +27,10 @@ def populations(
     recipe: Annotated[str, typer.Argument(help="Path of a populations.toml, or the name of a packaged one.")],
     data: Annotated[Path, typer.Option(help="Folder with the table the recipe names.")],
     out: Out,
+    from_calibration: Annotated[
+        Path | None, typer.Option(help="Run of calibrate, on whose scale the stars are put, with its uncertainty.")
+    ] = None,
+    joint: Annotated[bool, typer.Option("--joint", help="Let populations have a say in the calibration.")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Gibbs' sampler alone instead of NUTS.")] = False,
     seed: Seed = 0,
     chains: Chains = None,
@@ -37,12 +41,14 @@ def populations(
 ) -> None:
     """Which populations there are among stars, how many, and who belongs to them."""
     from hbcal.populations import populations as run
+    from hbcal.run import open_run
 
+    calibration = warned(open_run(from_calibration), from_calibration) if from_calibration else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the verdict is printed, and the exit status says it again
         result = run(
-            recipe, data, out, fast=fast, seed=seed, chains=chains, draws=draws, warmup=warmup, resume=resume,
-            progress=say,
+            recipe, data, out, from_calibration=calibration, joint=joint, fast=fast, seed=seed, chains=chains,
+            draws=draws, warmup=warmup, resume=resume, progress=say,
         )  # fmt: skip
     verdict(result, out, accept_failed)
 

@@ -13,12 +13,14 @@ from hbcal._typing import Array
 from hbcal.catalogue.abundances import Abundances
 from hbcal.infer.moves import Moves
 from hbcal.infer.task import Task
+from hbcal.mixture_calibration import calibrated_scales, cut_sweep, joint_sweep
 from hbcal.mixture_moves import Sites, scales, sweep
 from hbcal.numerics.star_mixture import log_joint
 from hbcal.numerics.stars import Stars, lower, pack_stars, unblocked
 from hbcal.population_recipe import MixtureSpec, PopulationRecipe
 from hbcal.population_start import mixture_start
 from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, components, dp_mixture
+from hbcal.programs.dp_mixture_calibrated import dp_mixture_calibrated
 
 N_POINT = 50  # fixed points of the density, and pairs of stars, that convergence is judged on
 OCCUPIED = 0.01  # share of the stars that makes a component a population
@@ -43,13 +45,14 @@ class Posed:
     pairs: np.ndarray
 
 
-def pose(abundances: Abundances, recipe: PopulationRecipe, sweeps: int) -> Posed:
+def pose(abundances: Abundances, recipe: PopulationRecipe, sweeps: int, *, joint: bool = False) -> Posed:
     """Scale the stars, find starts, choose what convergence is judged on.
 
     Args:
         abundances: of `read_abundances`.
         recipe: of populations.
         sweeps: of Gibbs' sampler before each draw.
+        joint: whether the stars have a say in a calibration that they share; else it is cut.
 
     Returns:
         `Posed`.
@@ -77,9 +80,17 @@ def pose(abundances: Abundances, recipe: PopulationRecipe, sweeps: int) -> Posed
     starts = tuple(
         mixture_start(filled, sizes[chain % 4], recipe.mixture, chain) for chain in range(recipe.sampling.chains)
     )
+    n_shift = stars.shift.shape[2]
+    if n_shift:
+        starts = tuple({**start, "calibration": np.zeros(n_shift)} for start in starts)
+        moves = Moves(joint_sweep, calibrated_scales, NOISE, sweeps) if joint else (
+            Moves(cut_sweep, calibrated_scales, NOISE, sweeps, held=("calibration",))
+        )  # fmt: skip
+    else:
+        moves = Moves(sweep, scales, NOISE, sweeps)
     task = Task(
-        dp_mixture, (design, stars.value), {"priors": priors_of(recipe.mixture)}, starts[0], complete=functionals,
-        moves=Moves(sweep, scales, NOISE, sweeps), starts=starts,
+        dp_mixture_calibrated if n_shift else dp_mixture, (design, stars.value),
+        {"priors": priors_of(recipe.mixture)}, starts[0], complete=functionals, moves=moves, starts=starts,
     )  # fmt: skip
     return Posed(centre, unit, task, points, pairs)
 
@@ -148,7 +159,8 @@ def scaled(abundances: Abundances, centre: np.ndarray, unit: np.ndarray) -> Star
         >>> scaled(tiny_abundances(), np.zeros(2), np.ones(2)).value.shape
         (1, 2, 256)
     """
-    return pack_stars((abundances.value - centre) / unit, abundances.covariance / unit[:, None] / unit[None, :])
+    shift = None if abundances.shift is None else abundances.shift / unit[:, None]
+    return pack_stars((abundances.value - centre) / unit, abundances.covariance / unit[:, None] / unit[None, :], shift)
 
 
 def functionals(
@@ -176,7 +188,9 @@ def functionals(
     """
     log_weight, mean, root = components(sites, priors)
     covariance, n_star = lower(root @ jnp.swapaxes(root, 1, 2)), design.n_star
-    joint = log_joint(design.stars.with_value(y), log_weight, mean, covariance)
+    stars = design.stars.with_value(y)
+    stars = stars.moved(sites["calibration"]) if "calibration" in sites else stars
+    joint = log_joint(stars, log_weight, mean, covariance)
     share = unblocked(jax.nn.softmax(joint, axis=1), n_star)
     first, second = share[jnp.asarray(design.pairs[:, 0])], share[jnp.asarray(design.pairs[:, 1])]
     density = jax.nn.logsumexp(log_joint(design.points, log_weight, mean, covariance), axis=1)

@@ -27,11 +27,13 @@ class Components:
         log_weight: (n_draw, n_comp + 1).
         mean: (n_draw, n_comp + 1, n_dim).
         covariance: (n_draw, n_comp + 1, n_dim, n_dim).
+        calibration: u of the calibration that the stars share, (n_draw, n_shift); n_shift is 0 without one.
     """
 
     log_weight: Float[np.ndarray, "n_draw n_comp"]
     mean: Float[np.ndarray, "n_draw n_comp n_dim"]
     covariance: Float[np.ndarray, "n_draw n_comp n_dim n_dim"]
+    calibration: Float[np.ndarray, "n_draw n_shift"]
 
 
 def thinned(sites: dict[str, np.ndarray], priors: MixturePriors) -> tuple[Components, np.ndarray]:
@@ -61,7 +63,9 @@ def thinned(sites: dict[str, np.ndarray], priors: MixturePriors) -> tuple[Compon
     draws = {name: jnp.asarray(flat[name][rows]) for name in ("background", "stick", "mean", "sd", "corr")}
     log_weight, mean, root = jax.vmap(lambda each: components(each, priors))(draws)
     covariance = root @ jnp.swapaxes(root, -1, -2)
-    return Components(*(np.asarray(each) for each in (log_weight, mean, covariance))), flat["component"][rows]
+    calibration = flat["calibration"][rows] if "calibration" in flat else np.zeros((len(rows), 0))
+    found = Components(np.asarray(log_weight), np.asarray(mean), np.asarray(covariance), calibration)
+    return found, flat["component"][rows]
 
 
 def populations_of(stars: Stars, n_star: int, found: Components, which: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -198,14 +202,38 @@ def log_predictive(stars: Stars, n_star: int, found: Components) -> np.ndarray:
     return np.asarray(unblocked(total, n_star)) - np.log(n_draw)
 
 
+def log_each(stars: Stars, n_star: int, found: Components) -> np.ndarray:
+    """ln p(x) of each star in each draw.
+
+    Args:
+        stars: any.
+        n_star: how many.
+        found: of `thinned`.
+
+    Returns:
+        (n_draw, n_star), per scaled unit.
+
+    Errors:
+        None.
+
+    Example:
+        >>> run = tiny_population_run()
+        >>> log_each(run.packed(tiny_abundances()), 120, run.components).shape
+        (400, 120)
+    """
+    one = lambda nothing, joint, _: (nothing, unblocked(jax.nn.logsumexp(joint, axis=1), n_star))  # noqa: E731
+    return np.asarray(_over_draws(stars, found, one, jnp.zeros(len(found.mean)), 0.0)[1])
+
+
 def _over_draws(stars: Stars, found: Components, f: Any, more: Array, start: Any) -> Any:
     """Fold f(carry, `log_joint`, more_s) over the draws: the last carry, and what each gave."""
-    draws = (jnp.asarray(found.log_weight), jnp.asarray(found.mean), lower(jnp.asarray(found.covariance)), more)
+    calibration, covariance = jnp.asarray(found.calibration), lower(jnp.asarray(found.covariance))
+    draws = (calibration, jnp.asarray(found.log_weight), jnp.asarray(found.mean), covariance, more)
 
     @jax.jit
     def run(stars: Stars, draws: tuple[Array, ...]) -> Any:
         def step(carry: Any, draw: tuple[Array, ...]) -> Any:
-            return f(carry, log_joint(stars, *draw[:3]), draw[3])
+            return f(carry, log_joint(stars.moved(draw[0]), *draw[1:4]), draw[4])
 
         return jax.lax.scan(step, start, draws)
 
@@ -227,7 +255,8 @@ def moments(found: Components, of: Int[np.ndarray, "n_draw n_comp"]) -> tuple[np
         None.
 
     Example:
-        >>> one = Components(np.log([[0.5, 0.25, 0.25]]), np.array([[[0.0], [3.0], [9.0]]]), np.ones((1, 3, 1, 1)))
+        >>> mean, none = np.array([[[0.0], [3.0], [9.0]]]), np.zeros((1, 0))
+        >>> one = Components(np.log([[0.5, 0.25, 0.25]]), mean, np.ones((1, 3, 1, 1)), none)
         >>> [x.ravel().round(2).tolist() for x in moments(one, np.array([[1, 1, 0]]))]
         [[0.75], [1.0], [3.0]]
     """

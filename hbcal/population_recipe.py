@@ -33,7 +33,8 @@ class ElementSpec:
 class StarsSpec:
     """The table of stars. Rows are kept as in other recipes; of those, `subsample` are drawn at random (0: all).
 
-    Without `star` the ids are the numbers of the rows. `missing` lists numbers that stand for "no value".
+    Without `star` the ids are the numbers of the rows. `missing` lists numbers that stand for "no value". `survey` says
+    which survey of a calibration the stars are of.
     """
 
     file: str
@@ -42,6 +43,7 @@ class StarsSpec:
     within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     missing: tuple[float, ...] = ()
     subsample: int = 0
+    survey: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class PopulationSampling:
 
 @dataclass(frozen=True)
 class PopulationRecipe:
-    """Values only; see the recipes in ``hbcal/models``."""
+    """Values only; see the recipes in ``hbcal/models``. `split_at`: the element at whose values others may part."""
 
     name: str
     title: str
@@ -82,6 +84,7 @@ class PopulationRecipe:
     stars: StarsSpec
     mixture: MixtureSpec = MixtureSpec()
     sampling: PopulationSampling = PopulationSampling()
+    split_at: str = "fe_h"
     text: str = ""
 
 

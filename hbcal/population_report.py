@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hbcal.figures import INK, SOFT, blank
+from hbcal.population_design import OCCUPIED
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from hbcal.population_run import PopulationRun
 
 COLOURS = ("#1f3b57", "#c25b2a", "#5b8c5a", "#8e5ea2", "#b59b2b", "#3aa6b9", "#a33b5a", "#6b6b6b")
 SHOWN = 600  # stars of the co-clustering figure, and draws' contours
 PLANES = 6
+SPLIT = 0.5  # share of the draws with two peaks from which on they are told
+ODD = 0.005  # share of simulations beyond which stars do not look like them
 
 
 def report(run: PopulationRun) -> str:
@@ -40,6 +45,7 @@ def report(run: PopulationRun) -> str:
     low, middle, high = 0.05, 0.5, 0.95
     between = lambda v, axis=0: np.nanquantile(v, (low, middle, high), axis=axis)  # noqa: E731
     away = run.tree["components"]["distance"].to_numpy()
+    density, trusted = stars["log_density"].to_numpy(), run.tree["checks"].attrs["trusted"]
     lines = [
         f"{run.recipe.name}: {run.recipe.title}",
         f"{stars.sizes['star']} stars, {len(elements)} elements, {run.recipe.mixture.components} components kept; "
@@ -52,7 +58,11 @@ def report(run: PopulationRun) -> str:
             *between(run.posterior["background"].to_numpy().ravel())[[1, 0, 2]],
         ),
         f"the partition below is {away.mean():.3f} bits from a draw on average; 95% of the draws are within "
-        f"{np.quantile(away, 0.95):.3f}", "",
+        f"{np.quantile(away, 0.95):.3f}: a credible ball from {_clusters(stars, 'coarsest')} clusters to "
+        f"{_clusters(stars, 'finest')}",
+        f"left out one by one, ln p of a star is {density.mean():.3f} +- {density.std() / len(density)**0.5:.3f}; "
+        f"not to be trusted (k-hat > {trusted}): {int((stars['k_hat'] > trusted).sum())} stars",
+        *_checks(run), "",
         "populations, median and 90% interval:",
     ]  # fmt: skip
     weight, mean, covariance = (found[name].to_numpy() for name in ("weight", "mean", "covariance"))
@@ -74,7 +84,100 @@ def report(run: PopulationRun) -> str:
             apart = separations(mean, covariance, i, j)
             order = np.argsort(-np.abs(apart))[:4]
             lines.append(f"{i + 1} and {j + 1}: " + ", ".join(f"{elements[e]} {apart[e]:+.1f}" for e in order))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_parted(run)]) + "\n"
+
+
+def _parted(run: PopulationRun) -> list[str]:
+    """Elements with two peaks at fixed values of one."""
+    if "split" not in run.tree:
+        return []
+    split = run.tree["split"].to_dataset()
+    lines = ["", f"two peaks at a fixed {split.attrs['fixed']} (share of draws; where; stars above the dip, 90%):"]
+    for name in split["parted"].values:
+        one = split.sel(parted=name)
+        often = np.flatnonzero(one["two"] > SPLIT)
+        if len(often):
+            at, upper = one["at"].to_numpy()[often], one["upper"].to_numpy()[:, often]
+            share = between_draws(np.nanmean(upper, axis=1))
+            two = 100 * float(one["two"][often].mean())
+            where = f"{at.min():+.2f} to {at.max():+.2f}"
+            lines.append(f"   {name}: {two:.0f}%; {where}; {share[1]:.2f} ({share[0]:.2f} to {share[2]:.2f})")
+    return lines if len(lines) > 2 else []
+
+
+def between_draws(values: np.ndarray) -> np.ndarray:
+    """The 5%, 50% and 95% quantiles of draws, NaN left out.
+
+    Args:
+        values: (n_draw,), or (n_draw, ...).
+
+    Returns:
+        (3, ...).
+
+    Errors:
+        None.
+
+    Example:
+        >>> between_draws(np.array([1.0, 2.0, 3.0, np.nan])).round(1).tolist()
+        [1.1, 2.0, 2.9]
+    """
+    return np.nanquantile(values, (0.05, 0.5, 0.95), axis=0)
+
+
+def parting(run: PopulationRun, path: Path) -> None:
+    """How large a share of the stars is above the dip at each value of the fixed element, with 90% bands.
+
+    Args:
+        run: of populations, whose recipe's `split_at` is one of its elements.
+        path: PNG to write.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        OSError when the disk says no.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     parting(tiny_population_run(), Path(folder) / "s.png")
+        ...     (Path(folder) / "s.png").stat().st_size > 1000
+        True
+    """
+    split = run.tree["split"].to_dataset()
+    order = np.argsort(-split["two"].mean("at").to_numpy())[:3]
+    figure = blank(4.3 * len(order), 3.6)
+    for ax, j in zip(figure.subplots(1, len(order), squeeze=False)[0], order, strict=True):
+        one = split.isel(parted=int(j))
+        known = one["two"].to_numpy() > SPLIT
+        at = one["at"].to_numpy()
+        if known.any():
+            low, middle, high = between_draws(one["upper"].to_numpy()[:, known])
+            ax.fill_between(at[known], low, high, color=SOFT, lw=0, label="90% of the draws")
+            ax.plot(at[known], middle, color=INK)
+        ax.plot(at, one["two"], color="0.6", lw=0.8, ls=":", label="share of draws with two peaks")
+        ax.set(title=str(one["parted"].values), xlabel=split.attrs["fixed"], ylim=(0, 1.02))
+        ax.set_ylabel("share above the dip")
+    ax.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _clusters(stars: xr.Dataset, bound: str) -> int:
+    """Clusters of 1% of the stars."""
+    return int((np.bincount(stars[f"ball_{bound}"].to_numpy()) >= OCCUPIED * stars.sizes["star"]).sum())
+
+
+def _checks(run: PopulationRun) -> list[str]:
+    """Where simulations of the prior or the posterior do not look like the stars."""
+    checks = run.tree["checks"].to_dataset()
+    lines = [f"stars against {checks.attrs['n_simulated']} simulations of them, share below, per element:"]
+    for by in ("prior", "posterior"):
+        for statistic in checks["statistic"].values:
+            told = checks[by].sel(statistic=statistic)
+            shares = [f"{name} {float(value):.3f}" for name, value in zip(told["element"].values, told, strict=True)]
+            n_odd = int((np.abs(told - 0.5) > 0.5 - ODD).sum())
+            lines.append(f"   {by}, {statistic}: {', '.join(shares)}" + (f" -- {n_odd} does not fit" * bool(n_odd)))
+    return lines
 
 
 def separations(mean: np.ndarray, covariance: np.ndarray, i: int, j: int) -> np.ndarray:

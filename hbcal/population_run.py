@@ -12,6 +12,7 @@ import xarray as xr
 from hbcal._errors import HbcalError
 from hbcal.catalogue.abundances import Abundances, read_stars
 from hbcal.catalogue.read import column_names
+from hbcal.common_scale import put_on_scale
 from hbcal.folder import read_tree
 from hbcal.infer.diagnose import Judged
 from hbcal.numerics.partitions import coclustering
@@ -19,8 +20,10 @@ from hbcal.numerics.stars import Stars
 from hbcal.population_design import scaled
 from hbcal.population_draws import Components, log_predictive, membership
 from hbcal.population_recipe import PopulationRecipe, StarsSpec, load_populations
+from hbcal.run import open_run
 
 COMPLETE = "populations.nc"
+CALIBRATION = "calibration"  # folder of what is kept of the calibration that the stars share
 CHUNK = 4096  # stars asked for at a time
 
 
@@ -149,7 +152,11 @@ class PopulationRun(Judged):
         """All rows of a table of the recipe's columns, unfiltered; see `hbcal.catalogue.abundances.read_stars`."""
         spec = self.recipe.stars
         star = spec.star if spec.star in column_names(path) else "star" if "star" in column_names(path) else spec.star
-        return read_stars(path, StarsSpec(path.name, star, missing=spec.missing), self.recipe.elements)
+        stars = read_stars(path, StarsSpec(path.name, star, missing=spec.missing), self.recipe.elements)
+        if not (self.path / CALIBRATION).exists():
+            return stars
+        directions = self.tree["constant_data"]["directions"].to_numpy()
+        return put_on_scale(stars, open_run(self.path / CALIBRATION), path, spec.survey, directions)[0]
 
     @cached_property
     def _scale(self) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +170,7 @@ class PopulationRun(Judged):
         draws = self.tree["components"]
         return Components(
             draws["log_weight"].to_numpy(), (draws["mean"].to_numpy() - centre) / unit,
-            draws["covariance"].to_numpy() / unit[:, None] / unit[None, :],
+            draws["covariance"].to_numpy() / unit[:, None] / unit[None, :], draws["calibration"].to_numpy(),
         )  # fmt: skip
 
     @cached_property
@@ -194,11 +201,13 @@ class PopulationRun(Judged):
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     tiny_population_run().write_figures(Path(folder))
             ...     sorted(path.name for path in Path(folder).iterdir())
-            ['coclustering.png', 'populations.png']
+            ['coclustering.png', 'populations.png', 'split.png']
         """
-        from hbcal.population_report import planes, together
+        from hbcal.population_report import parting, planes, together
 
         planes(self, folder / "populations.png")
+        if "split" in self.tree:
+            parting(self, folder / "split.png")
         together(self, folder / "coclustering.png")
 
 

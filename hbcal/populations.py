@@ -12,21 +12,37 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from hbcal import __version__
+from hbcal._errors import HbcalError
 from hbcal.calibration import refuse_few, warn_failed
 from hbcal.catalogue.abundances import Abundances, read_abundances
+from hbcal.common_scale import put_on_scale
 from hbcal.folder import check_out, locked, refuse_another_run, run_mark, write_text
 from hbcal.infer.diagnose import diagnose
 from hbcal.infer.sample import sample
 from hbcal.infer.task import Settings
+from hbcal.numerics.partitions import credible_bounds
 from hbcal.numerics.sticks import left_over
+from hbcal.population_check import (
+    N_SIMULATED,
+    STATISTICS,
+    TRUSTED,
+    leave_one_out,
+    of_posterior,
+    of_prior,
+    shares_below,
+    statistics,
+)
 from hbcal.population_design import Posed, pose, priors_of, scaled
-from hbcal.population_draws import moments, populations_of, thinned
+from hbcal.population_draws import log_each, moments, populations_of, thinned
 from hbcal.population_recipe import PopulationRecipe, load_populations
-from hbcal.population_run import COMPLETE, PopulationRun, open_populations
+from hbcal.population_run import CALIBRATION, COMPLETE, PopulationRun, open_populations
+from hbcal.population_split import splits
+from hbcal.run import Run, keep_run, open_run
 
 
 def populations(
@@ -34,6 +50,8 @@ def populations(
     data: str | Path | Abundances,
     out: str | Path,
     *,
+    from_calibration: Run | str | Path | None = None,
+    joint: bool = False,
     fast: bool = False,
     seed: int = 0,
     chains: int | None = None,
@@ -49,6 +67,9 @@ def populations(
         recipe: a `PopulationRecipe`, the path of one, or the name of a packaged one.
         data: folder with the table the recipe names, or `Abundances`.
         out: folder of the run; must not hold anything unless `resume`.
+        from_calibration: run of `hbcal.calibrate`, or its folder: stars of the survey that the recipe names are put on
+            its scale, and its uncertainty, which they share, goes into the populations.
+        joint: let the populations have a say in that calibration; by default it is cut, and keeps to its posterior.
         fast: Gibbs' sampler alone, of the same posterior: cheaper draws that hang together more.
         seed, chains, draws, warmup: of the sampler; the recipe's where None; draws and warmup are per chain.
         resume: go on with a run that was interrupted; draws are the same to the bit. Nothing there: start afresh.
@@ -71,11 +92,22 @@ def populations(
     out = Path(out)
     check_out(out, resume=resume)
     recipe = recipe if isinstance(recipe, PopulationRecipe) else load_populations(recipe)
-    stars = data if isinstance(data, Abundances) else read_abundances(recipe, Path(data))
+    refuse_joint(joint, from_calibration is not None or getattr(data, "shift", None) is not None)
+    calibration = open_run(from_calibration) if isinstance(from_calibration, str | Path) else from_calibration
+    directions = np.zeros((0, 0))
+    if isinstance(data, Abundances):
+        if calibration is not None:
+            raise HbcalError("Abundances that are given as such are taken as they are: give the folder of their table.")
+        stars = data
+    else:
+        stars = read_abundances(recipe, Path(data))
+        if calibration is not None:
+            path = Path(data) / recipe.stars.file
+            stars, directions = put_on_scale(stars, calibration, path, recipe.stars.survey)
     settings = _settings(recipe, fast, seed, chains, draws, warmup, workers)
     recipe = dataclasses.replace(recipe, sampling=dataclasses.replace(recipe.sampling, chains=settings.chains))
 
-    mark = run_mark(recipe.text, stars.digest(), settings.identity())
+    mark = run_mark(recipe.text, stars.digest(), settings.identity() | ({"joint": True} if joint else {}))
     refuse_another_run(out, mark)
     if (out / COMPLETE).exists():
         say(f"{out} is complete already: nothing to resume")
@@ -84,13 +116,19 @@ def populations(
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         write_text(out / "run.json", json.dumps(mark, indent=1))
+        if calibration is not None:
+            keep_run(calibration, out / CALIBRATION)
+            kept = [name for name in stars.elements if name not in calibration.calibrated_labels(recipe.stars.survey)]
+            say(f"calibration of {recipe.stars.survey} from {calibration.path}, {'joint' if joint else 'cut'}")
+            if kept:
+                say(f"not calibrated, taken as they are: {', '.join(kept)}")
         begun = datetime.now(UTC)
         for reason, n in stars.left_out.items():
             say(f"left out: {n}, {reason}")
         for name, seen in zip(stars.elements, np.isfinite(stars.value).any(axis=0), strict=True):
             if not seen:
                 say(f"no star has {name}: it follows its prior")
-        posed = pose(stars, recipe, recipe.sampling.fast_sweeps if fast else recipe.sampling.sweeps)
+        posed = pose(stars, recipe, recipe.sampling.fast_sweeps if fast else recipe.sampling.sweeps, joint=joint)
         how = "Gibbs sweeps" if fast else "NUTS and Gibbs sweeps"
         say(
             f"sampling {len(stars.star)} stars, {how}: {settings.chains} chains of {settings.warmup} + {settings.draws}"
@@ -104,12 +142,35 @@ def populations(
             "begun": begun.isoformat(timespec="seconds"), "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "truncation": float(left_over(recipe.mixture.components, sites["concentration"]).mean()),
             "units": dict(zip(stars.elements, stars.units, strict=True)),
+            "calibration": "" if stars.shift is None else "joint" if joint else "cut",
         }  # fmt: skip
-        run = _write(out, recipe, stars, posed, sites, stats, provenance)
+        run = _write(out, recipe, stars, posed, sites, stats, provenance, directions)
         shutil.rmtree(out / "chains", ignore_errors=True)
     say(run.diagnostics_text)
     warn_failed(run, out)
     return run
+
+
+def refuse_joint(joint: bool, calibrated: bool) -> None:
+    """Refuse a joint posterior where there is no calibration to share it with.
+
+    Args:
+        joint: whether it is asked for.
+        calibrated: whether the stars have a calibration.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError when it is asked for and they have none.
+
+    Example:
+        >>> refuse_joint(True, False)
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: joint needs a calibration that the stars share: give --from-calibration, too.
+    """
+    if joint and not calibrated:
+        raise HbcalError("joint needs a calibration that the stars share: give --from-calibration, too.")
 
 
 def _settings(
@@ -127,10 +188,10 @@ def _settings(
 
 def _write(
     out: Path, recipe: PopulationRecipe, stars: Abundances, posed: Posed, sites: dict[str, np.ndarray],
-    stats: dict[str, np.ndarray], provenance: dict[str, Any],
+    stats: dict[str, np.ndarray], provenance: dict[str, Any], directions: np.ndarray,
 ) -> PopulationRun:  # fmt: skip
     """Everything a run holds; its tree last, since its presence means the run is complete."""
-    tree = _tree(recipe, stars, posed, sites, stats)
+    tree = _tree(recipe, stars, posed, sites, stats, directions)
     found = diagnose(tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset())
     tree.attrs |= {k: v if isinstance(v, str) else json.dumps(v) for k, v in provenance.items()}
     tree.attrs["diagnostics"] = tree["posterior"].attrs["diagnostics"] = json.dumps(found.as_dict())
@@ -152,12 +213,18 @@ def _tree(
     posed: Posed,
     sites: dict[str, np.ndarray],
     stats: dict[str, np.ndarray],
+    directions: np.ndarray,
 ) -> xr.DataTree:
     """The draws, what they are judged on, and what they say of populations and stars, in the recipe's units."""
     centre, unit, n_star = posed.centre, posed.unit, len(stars.star)
     few, which = thinned(sites, priors_of(recipe.mixture))
     packed = scaled(stars, centre, unit)
     population, away, of, probability, spread = populations_of(packed, n_star, few, which)
+    bounds = credible_bounds(away, which)
+    left_one_out, k_hat = leave_one_out(log_each(packed, n_star, few))
+    volume = (np.isfinite(stars.value) * np.log(unit)).sum(1)
+    real = np.asarray(statistics(jnp.asarray(packed.value), packed, n_star))
+    simulated = {"prior": of_prior(posed.task, n_star), "posterior": of_posterior(few, packed, n_star)}
     weight, mean, covariance = moments(few, of)
     square = unit[:, None] * unit[None, :]
     star, element = stars.star.astype(str), list(stars.elements)
@@ -173,6 +240,12 @@ def _tree(
         {"element": element, "point_at": (("point", "element"), centre + unit * posed.points),
          "pair_of": (("pair", "two"), star[posed.pairs])},
     )  # fmt: skip
+    if "calibration" in sites:
+        posterior["calibration"] = ((*both, "shift"), sites["calibration"])
+    observed = {"value": (("star", "element"), stars.value),
+                "covariance": (("star", "element", "element_2"), stars.covariance)}  # fmt: skip
+    if stars.shift is not None:
+        observed["shift"] = (("star", "element", "shift"), stars.shift)
     groups = {
         "posterior": posterior,
         "sample_stats": xr.Dataset({name: (both, values) for name, values in stats.items()}),
@@ -183,6 +256,7 @@ def _tree(
                 "covariance": (("some", "component", "element", "element_2"), few.covariance * square),
                 "population_of": (("some", "component"), of.astype(np.int8)),
                 "component_of": (("some", "star"), which.astype(np.int8)), "distance": ("some", away),
+                "calibration": (("some", "shift"), few.calibration),
             },
             {"element": element, "element_2": element, "star": star},
         ),
@@ -198,14 +272,23 @@ def _tree(
             {
                 "population": ("star", population), "probability": (("star", "belongs_to"), probability),
                 "probability_sd": (("star", "belongs_to"), spread),
+                "log_density": ("star", left_one_out - volume), "k_hat": ("star", k_hat),
+                **{f"ball_{name}": ("star", one.astype(np.int8))
+                   for name, one in zip(("coarsest", "finest", "farthest"), bounds, strict=True)},
             },
             {"star": star, "belongs_to": np.arange(n_population + 1)},
         ),
-        "observed_data": xr.Dataset(
-            {"value": (("star", "element"), stars.value),
-             "covariance": (("star", "element", "element_2"), stars.covariance)},
-            {"star": star, "element": element, "element_2": element},
+        "checks": xr.Dataset(
+            {name: (("statistic", "element"), shares_below(each, real)) for name, each in simulated.items()},
+            {"statistic": list(STATISTICS), "element": element},
+            {"n_simulated": N_SIMULATED, "trusted": TRUSTED},
         ),
-        "constant_data": xr.Dataset({"centre": ("element", centre), "unit": ("element", unit)}, {"element": element}),
+        "observed_data": xr.Dataset(observed, {"star": star, "element": element, "element_2": element}),
+        "constant_data": xr.Dataset(
+            {"centre": ("element", centre), "unit": ("element", unit),
+             "directions": (("of_calibration", "shift_of"), directions)},
+            {"element": element},
+        ),
     }  # fmt: skip
-    return xr.DataTree.from_dict(groups)
+    parted = splits(groups["components"], stars.value, recipe.split_at)
+    return xr.DataTree.from_dict(groups | ({} if parted is None else {"split": parted}))

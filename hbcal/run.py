@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -279,6 +280,32 @@ def open_run(path: str | Path) -> Run:
             f"{path} is not a finished run of hbcal: it lacks posterior.nc; finish it with calibrate --resume."
         )
     return Run(path, load_recipe(path / "recipe.toml"), read_tree(path / "posterior.nc", "calibrate"))
+
+
+def keep_run(run: Run, folder: Path) -> None:
+    """Copy what `open_run` needs of a run, so that what was built on it can be checked without it.
+
+    Args:
+        run: a finished run.
+        folder: where to; made where it is not there.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        OSError when the disk says no.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     keep_run(tiny_run(), Path(folder) / "kept")
+        ...     open_run(Path(folder) / "kept").recipe.name == tiny_run().recipe.name
+        True
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("recipe.toml", "posterior.nc"):  # the last makes it a finished one
+        shutil.copyfile(run.path / name, folder / f"{name}.part")
+        (folder / f"{name}.part").replace(folder / name)
 
 
 def write_applied(applied: Applied, path: Path, *, overwrite: bool = False) -> None:

@@ -7,6 +7,7 @@ import warnings
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +20,7 @@ from hbcal.calibration import ConvergenceWarning
 from hbcal.catalogue.abundances import Abundances, read_abundances
 from hbcal.infer.diagnose import diagnose
 from hbcal.numerics.partitions import representative
+from hbcal.population_check import of_posterior, shares_below, statistics
 from hbcal.population_design import pose, scale_of
 from hbcal.population_recipe import load_populations, packaged_populations, parse_populations
 from hbcal.population_run import open_populations
@@ -323,3 +325,37 @@ def test_the_command_line_fits_and_tells_members(tmp_path):
     assert done.returncode == 0, done.stderr
     assert pd.read_csv(tmp_path / "members.csv")["star"].tolist() == stars.star.tolist()
     assert pose(stars, recipe(), 1).pairs.shape == (50, 2)
+
+
+def test_the_demo_is_simulated_and_read(tmp_path):
+    command = ["simulate", "populations_demo", "--out", str(tmp_path / "sky"), "--n-star", "300"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hbcal.cli", *command], capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    stars = read_abundances(load_populations("populations_demo"), tmp_path / "sky")
+    truth = pd.read_csv(tmp_path / "sky" / "truth.csv")
+    assert truth["star"].tolist() == stars.star.tolist()
+    assert truth["population"].nunique() == 4
+    assert 0.05 < np.isnan(stars.value).mean() < 0.15
+
+
+def test_checks_see_what_does_not_fit(run):
+    """The posterior's simulations look like the stars; a planted defect, other stars, does not."""
+    _, stars, found = run
+    checks = found.tree["checks"].to_dataset()
+    assert (np.abs(checks["posterior"] - 0.5) < 0.495).all()
+    packed = found.packed(stars)
+    wide = np.asarray(statistics(jnp.asarray(1.5 * packed.value), packed, len(stars.star)))
+    shares = shares_below(of_posterior(found.components, packed, len(stars.star)), wide)
+    assert (shares[0] == 1.0).all()
+
+
+def test_left_out_stars_are_foretold_as_new_ones_are(run):
+    """PSIS-LOO against stars that were really not fitted; and the density of fitted ones is larger."""
+    _, stars, found = run
+    fresh = found.log_predictive(sky(n=3000, seed=9)[1]).mean()
+    left_out = found.stars["log_density"]
+    assert abs(float(left_out.mean()) - fresh) < 4.0 * float(left_out.std()) / len(stars.star) ** 0.5
+    assert float(left_out.mean()) < found.log_predictive(stars).mean()
+    assert (found.stars["k_hat"] > 0.7).mean() < 0.02

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -28,6 +28,8 @@ class Abundances:
         value: (n_star, n_element), NaN where an element was not measured.
         covariance: of the errors, (n_star, n_element, n_element).
         left_out: rows and values left out, by reason.
+        shift: how the values move with the numbers u ~ N(0, 1) of a calibration that all stars share,
+            (n_star, n_element, n_shift), elements' units; None without one. See `hbcal.common_scale`.
     """
 
     star: np.ndarray
@@ -36,17 +38,19 @@ class Abundances:
     value: np.ndarray
     covariance: np.ndarray
     left_out: Mapping[str, int]
+    shift: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> Abundances:
         """The same for some of the stars."""
-        return Abundances(
-            self.star[rows], self.elements, self.units, self.value[rows], self.covariance[rows], self.left_out
+        shift = None if self.shift is None else self.shift[rows]
+        return replace(
+            self, star=self.star[rows], value=self.value[rows], covariance=self.covariance[rows], shift=shift
         )  # fmt: skip
 
     def digest(self) -> str:
         """Fingerprint of ids, values and covariances."""
         found = hashlib.sha256("\n".join([*self.elements, *map(str, self.star)]).encode())
-        for array in (self.value, self.covariance):
+        for array in (self.value, self.covariance, *([] if self.shift is None else [self.shift])):
             found.update(np.ascontiguousarray(array).tobytes())
         return found.hexdigest()
 
@@ -99,7 +103,7 @@ def read_abundances(recipe: PopulationRecipe, data: Path) -> Abundances:
             )
     taken = found.take(rows)
     counted = {reason: n for reason, n in left_out.items() if n}
-    return Abundances(taken.star, taken.elements, taken.units, taken.value, taken.covariance, counted)
+    return replace(taken, left_out=counted)
 
 
 def read_stars(path: Path, spec: StarsSpec, elements: Mapping[str, ElementSpec]) -> Abundances:

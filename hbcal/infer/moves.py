@@ -37,12 +37,14 @@ class Moves:
             the sites that `noise` names; others are NaN.
         noise: site -> h, unconstrained; more than the posterior's sd, or the copy holds the chain back.
         repeat: how often `move` is called before each transition.
+        held: sites that the moves alone change, and NUTS leaves as they are.
     """
 
     move: Callable[..., Mapping[str, Any]]
     scale: Callable[..., Mapping[str, Any]]
     noise: Mapping[str, float] = field(default_factory=dict)
     repeat: int = 1
+    held: tuple[str, ...] = ()
 
 
 def moving_kernel(potential: Potential, settings: Settings, unravel: Callable[[Any], Any]) -> tuple[Any, Any]:
@@ -81,10 +83,14 @@ def moving_kernel(potential: Potential, settings: Settings, unravel: Callable[[A
         named = {name: jnp.full(value.shape, moves.noise.get(name, jnp.inf)) for name, value in unravel(z).items()}
         return ravel_pytree(named)[0]
 
-    def energy(u: Any, args: Any, copy: Any, scale: Any) -> Any:
-        z, h = u * scale, width(u)
+    def free(z: Any) -> Any:
+        named = {name: jnp.full(value.shape, name not in moves.held) for name, value in unravel(z).items()}
+        return ravel_pytree(named)[0]
+
+    def energy(u: Any, args: Any, copy: Any, scale: Any, kept: Any) -> Any:
+        z, h = jnp.where(free(u), u * scale, kept), width(u)  # in the place of what is held NUTS has numbers ~ N(0, 1)
         off = jnp.where(jnp.isfinite(h), (copy - z) / h, 0.0)
-        return potential.energy(unravel(z), args) + 0.5 * (off**2).sum()
+        return potential.energy(unravel(z), args) + 0.5 * (off**2).sum() + 0.5 * (jnp.where(free(u), 0.0, u) ** 2).sum()
 
     begin, nuts = hmc(potential_fn_gen=lambda *given: lambda u: energy(u, *given), algo="NUTS")
 
@@ -99,13 +105,13 @@ def moving_kernel(potential: Potential, settings: Settings, unravel: Callable[[A
         copy, scale = near(key_copy, z, args)
         state = begin(
             z / scale, num_warmup=settings.warmup, adapt_mass_matrix=False, dense_mass=False, rng_key=key_chain,
-            step_size=0.1, model_args=(args, copy, scale), target_accept_prob=settings.target_accept,
+            step_size=0.1, model_args=(args, copy, scale, z), target_accept_prob=settings.target_accept,
             max_tree_depth=max(settings.max_tree_depth, 1),
         )  # fmt: skip
         return state._replace(z=z)
 
     def step(state: Any, args: Any) -> Any:
-        key, key_copy, *keys = jax.random.split(state.rng_key, 2 + moves.repeat)
+        key, key_copy, key_held, *keys = jax.random.split(state.rng_key, 3 + moves.repeat)
         z = unravel(state.z)
         found = potential.sites(z, args)
         sites = {name: found[name] for name in z}
@@ -116,9 +122,10 @@ def moving_kernel(potential: Potential, settings: Settings, unravel: Callable[[A
         if not settings.max_tree_depth:
             return state._replace(z=z, i=state.i + 1, rng_key=key)
         copy, scale = near(key_copy, z, args)
-        here, slope = jax.value_and_grad(energy)(z / scale, args, copy, scale)
-        state = state._replace(z=z / scale, potential_energy=here, z_grad=slope, rng_key=key)
-        state = nuts(state, (args, copy, scale))
-        return state._replace(z=state.z * scale)
+        u = jnp.where(free(z), z / scale, jax.random.normal(key_held, z.shape))
+        here, slope = jax.value_and_grad(energy)(u, args, copy, scale, z)
+        state = state._replace(z=u, potential_energy=here, z_grad=slope, rng_key=key)
+        state = nuts(state, (args, copy, scale, z))
+        return state._replace(z=jnp.where(free(z), state.z * scale, z))
 
     return init, step

@@ -82,6 +82,36 @@ def distances(partition: np.ndarray, draws: np.ndarray) -> np.ndarray:
     return np.array([variation_of_information(partition, draw) for draw in draws])
 
 
+def credible_bounds(away: np.ndarray, draws: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, ...]:
+    """Partitions at the edge of the credible ball: the coarsest and the finest of its draws, and the farthest.
+
+    Of the draws within the `level` quantile of the distances, the farthest of those with the fewest clusters, the
+    farthest of those with the most, and the farthest of all.
+
+    Args:
+        away: distance of each draw from the representative partition, bits, (n_draw,).
+        draws: (n_draw, n_star).
+        level: of the ball.
+
+    Returns:
+        Coarsest, finest and farthest, (n_star,) each.
+
+    Errors:
+        None.
+
+    Example:
+        >>> draws = np.array([[0, 0, 1], [0, 0, 0], [0, 1, 2]])
+        >>> [one.tolist() for one in credible_bounds(np.array([0.0, 0.9, 0.7]), draws, 1.0)]
+        [[0, 0, 0], [0, 1, 2], [0, 0, 0]]
+
+    Source: Wade and Ghahramani 2018, Bayesian Analysis 13, 559.
+    """
+    inside = np.flatnonzero(away <= np.quantile(away, level))
+    n = np.array([len(np.unique(draws[s])) for s in inside])
+    of = lambda some: draws[some[np.argmax(away[some])]]  # noqa: E731
+    return of(inside[n == n.min()]), of(inside[n == n.max()]), of(inside)
+
+
 def representative(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The partition nearest to all draws, and how far each of them is from it.
 

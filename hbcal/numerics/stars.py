@@ -23,6 +23,7 @@ class Stars:
         root: of R, S = R R^T, likewise; S may be singular.
         seen: 1 where something was measured, else 0.
         real: 1 for a star, 0 for what fills the last block.
+        shift: how a value moves with each number u of a calibration that the stars share; none where n_shift is 0.
     """
 
     value: Float[AnyArray, "n_block n_dim n_lane"]
@@ -30,18 +31,26 @@ class Stars:
     root: Float[AnyArray, "n_block n_pair n_lane"]
     seen: Float[AnyArray, "n_block n_dim n_lane"]
     real: Float[AnyArray, "n_block n_lane"]
+    shift: Float[AnyArray, "n_block n_dim n_shift n_lane"]
 
     def with_value(self, value: AnyArray) -> Stars:
         """The same stars, had they been measured as `value` says."""
         return replace(self, value=value)
 
+    def moved(self, u: Float[AnyArray, " n_shift"]) -> Stars:
+        """The stars on the common scale, were their calibration u: value + shift u."""
+        nothing = jnp.zeros((*jnp.shape(self.value)[:2], 0, jnp.shape(self.value)[2]))
+        by = jnp.einsum("bdsl,s->bdl", self.shift, u)
+        return replace(self, value=self.value + by, shift=nothing)
 
-def pack_stars(value: np.ndarray, covariance: np.ndarray) -> Stars:
+
+def pack_stars(value: np.ndarray, covariance: np.ndarray, shift: np.ndarray | None = None) -> Stars:
     """Put stars into blocks.
 
     Args:
         value: (n_star, n_dim), any unit; NaN where an element was not measured.
         covariance: of the errors, (n_star, n_dim, n_dim), unit squared; those of missing elements have no influence.
+        shift: (n_star, n_dim, n_shift), unit; None for stars without a calibration.
 
     Returns:
         `Stars`.
@@ -61,10 +70,13 @@ def pack_stars(value: np.ndarray, covariance: np.ndarray) -> Stars:
     row, column = np.tril_indices(d)
     error = np.where(seen[:, :, None] & seen[:, None, :], covariance, 0.0)
     size, turn = np.linalg.eigh(error)
+    shift = np.zeros((n, d, 0)) if shift is None else shift
+    moves = _blocks(np.where(seen[:, :, None], shift, 0.0).reshape(n, d * shift.shape[2]))
     root = np.linalg.qr((turn * np.sqrt(np.maximum(size, 0.0))[:, None, :]).swapaxes(1, 2), mode="r").swapaxes(1, 2)
     return Stars(
         _blocks(np.where(seen, value, 0.0)), _blocks(error[:, row, column]), _blocks(root[:, row, column]),
         _blocks(seen.astype(float)), _blocks(np.ones((n, 1)))[:, 0],
+        moves.reshape(len(moves), d, shift.shape[2], BLOCK),
     )  # fmt: skip
 
 

@@ -94,6 +94,27 @@ def dp_mixture(
         >>> simulated.shape == tiny_mixture().stars.value.shape
         True
     """
+    sites = mixture_sites(design, priors)
+    return numpyro.sample("y", StarMixture(design.stars, *components(sites, priors)), obs=y)
+
+
+def mixture_sites(design: MixtureDesign, priors: MixturePriors) -> dict[str, Any]:
+    """The sites of `dp_mixture` but for `y`, sampled.
+
+    Args:
+        design, priors: of the program.
+
+    Returns:
+        Site -> value.
+
+    Errors:
+        None.
+
+    Example:
+        >>> with numpyro.handlers.seed(rng_seed=0):
+        ...     sorted(mixture_sites(tiny_mixture(), MixturePriors()))
+        ['background', 'concentration', 'corr', 'mean', 'sd', 'stick']
+    """
     d, k = design.n_dim, design.n_comp
     concentration = numpyro.sample("concentration", dist.Gamma(*priors.concentration))
     background = numpyro.sample("background", dist.Beta(1.0, 1.0 / priors.background - 1.0))
@@ -102,9 +123,9 @@ def dp_mixture(
     width = dist.LogNormal(jnp.log(priors.sd[0]), priors.sd[1])
     sd = plated("sd", "n_comp", width.expand([k, d]).to_event(1))
     corr = plated("corr", "n_comp", dist.LKJCholesky(d, priors.correlation).expand([k]))
-    sites = {"background": background, "stick": stick, "mean": mean, "sd": sd, "corr": corr}
-    mixture = StarMixture(design.stars, *components(sites, priors))
-    return numpyro.sample("y", mixture, obs=y)
+    return {
+        "concentration": concentration, "background": background, "stick": stick, "mean": mean, "sd": sd, "corr": corr,
+    }  # fmt: skip
 
 
 def components(sites: Mapping[str, Any], priors: MixturePriors = MixturePriors()) -> tuple[Array, Array, Array]:
