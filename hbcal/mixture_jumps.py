@@ -71,12 +71,18 @@ def log_prior(root: Array, priors: MixturePriors) -> Array:
     return (each + 2.0 * (eta - 1.0) * log_corr).sum(1) - whole
 
 
-def log_order(weight: Array, concentration: Array) -> Array:
-    """ln p(w) of weights in the order of their sticks, a density in the weights, up to a number.
+def log_unordered(weight: Array, concentration: Array) -> Array:
+    """ln p(w) of weights in the order of their sticks, over the probability that they come in that order by size.
+
+        p(w) ∝ w_last^(alpha - 1) / prod_{1 < k < n_comp} R_k,   R_k = w_k + ... + w_last
+        q(order) = prod_k w_k / R_k,   so   p / q ∝ w_last^alpha / prod_k w_k
+
+    A component that gains stars far down the order of the sticks would pay for every stick before it. So a move draws
+    the order anew, biased by size, and this is what is left of the density.
 
     Args:
         weight: (n_comp,), adding up to one.
-        concentration: of the Dirichlet process.
+        concentration: alpha, of the Dirichlet process.
 
     Returns:
         A number.
@@ -85,11 +91,34 @@ def log_order(weight: Array, concentration: Array) -> Array:
         None.
 
     Example:
-        >>> float(log_order(jnp.array([0.5, 0.25, 0.25]), jnp.array(1.0)).round(6)) == round(float(np.log(2.0)), 6)
+        >>> float(log_unordered(jnp.array([0.5, 0.25, 0.25]), jnp.array(1.0)).round(6)) == round(float(np.log(8.0)), 6)
         True
     """
-    left = jnp.cumsum(weight[::-1])[::-1]
-    return (concentration - 1.0) * jnp.log(weight[-1]) - jnp.log(left[1:-1]).sum()
+    return concentration * jnp.log(weight[-1]) - jnp.log(weight).sum()
+
+
+def reordered(key: Array, atoms: Atoms) -> Atoms:
+    """The same components in an order drawn anew, biased by size.
+
+    Args:
+        key: of the draw.
+        atoms: any.
+
+    Returns:
+        `Atoms`.
+
+    Errors:
+        None.
+
+    Example:
+        >>> density = jnp.zeros((1, 3, 256))
+        >>> atoms = Atoms(jnp.array([1e-9, 1.0]), jnp.array([[0.0], [9.0]]), jnp.ones((2, 1, 1)), density)
+        >>> reordered(jax.random.PRNGKey(0), atoms).mean.ravel().tolist()
+        [9.0, 0.0]
+    """
+    order = jnp.argsort(-(jnp.log(atoms.weight) + jax.random.gumbel(key, atoms.weight.shape)))
+    all_of = jnp.append(order, len(order))  # the background stays the last
+    return Atoms(atoms.weight[order], atoms.mean[order], atoms.root[order], atoms.density[:, all_of])
 
 
 def inverse_wishart(key: Array, freedom: Array, scale: Array) -> Array:
@@ -131,8 +160,9 @@ def jump(
 
         mu_b ~ N(mu_a, Sigma_a),   Sigma_b ~ InverseWishart(n_dim + 8, 7 Sigma_a),
 
-    with w_a + w_b kept and w_b / (w_a + w_b) ~ Beta(0.2, 1), and taken or not by Metropolis' rule on the density with
-    the stars' components summed over. A component without stars looks like the prior: so the way back has a chance.
+    with w_a + w_b kept and w_b / (w_a + w_b) ~ Beta(0.2, 1), the sticks in a new order, and taken or not by Metropolis'
+    rule on the density with the stars' components summed over. A component without stars looks like the prior: so the
+    way back has a chance.
 
     Args:
         key: of the draws.
@@ -157,7 +187,7 @@ def jump(
         1.0
     """
     k, d = atoms.mean.shape
-    keys = jax.random.split(key, 9)
+    keys = jax.random.split(key, 10)
     b = jax.random.randint(keys[0], (), 0, k)
     a = jax.random.categorical(keys[1], jnp.where(jnp.arange(k) == b, -jnp.inf, jnp.log(atoms.weight)))
     both, centre, half = atoms.weight[a] + atoms.weight[b], atoms.mean[a], atoms.root[a]
@@ -178,7 +208,7 @@ def jump(
     def log_target(atoms: Atoms) -> Array:
         log_weight = jnp.append(jnp.log1p(-background) + jnp.log(atoms.weight), jnp.log(background))
         fit = (jax.nn.logsumexp(log_weight[None, :, None] + atoms.density, axis=1) * stars.real).sum()
-        return fit + log_order(atoms.weight, concentration) + log_prior_of(atoms)
+        return fit + log_prior_of(atoms)
 
     def log_proposal(atoms: Atoms) -> Array:
         """ln p(a) q(b | a), without what is the same on the way there and back."""
@@ -192,5 +222,7 @@ def jump(
         return parent + (SPLIT - 1.0) * jnp.log(atoms.weight[b] / both) + jnp.logaddexp(nearby, log_prior_of(atoms))
 
     gain = log_target(moved) - log_target(atoms) + log_proposal(atoms) - log_proposal(moved)
+    moved = reordered(keys[9], moved)
+    gain += log_unordered(moved.weight, concentration) - log_unordered(atoms.weight, concentration)
     take = jnp.log(jax.random.uniform(keys[8])) < gain
     return jax.tree.map(lambda new, old: jnp.where(take, new, old), moved, atoms)

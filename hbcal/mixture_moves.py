@@ -2,9 +2,10 @@
 
 Stars are given to components, their true values drawn, and then everything else given those: sticks, concentration and
 background exactly; the means exactly; the covariances, whose prior is not conjugate, by Metropolis' rule with two
-proposals, the inverse Wishart that the stars ask for and a draw of the prior. At last the components are put in a new
-order. Each step leaves the posterior of `hbcal.programs.dp_mixture` as it is, so sweeps may stand between transitions
-of NUTS, or alone as a fast sampler of the same posterior.
+proposals, the inverse Wishart that the stars ask for and a draw of the prior. Before that single components jump
+(`hbcal.mixture_jumps`), and pairs of them are fitted anew (`hbcal.mixture_pairs`). At last the components are put in a
+new order. Each step leaves the posterior of `hbcal.programs.dp_mixture` as it is, so sweeps may stand between
+transitions of NUTS, or alone as a fast sampler of the same posterior.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpyro.distributions as dist
 
 from hbcal._typing import Array
 from hbcal.mixture_jumps import Atoms, inverse_wishart, jump, log_prior
+from hbcal.mixture_pairs import repair
 from hbcal.numerics.star_draws import draw_true
 from hbcal.numerics.star_mixture import log_joint
 from hbcal.numerics.stars import lower, pair
@@ -28,6 +30,7 @@ from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, components
 Sites = Mapping[str, Any]  # site -> array, or number
 PRIORS = MixturePriors()
 JUMPS = 4  # of single components, tried in each sweep
+REPAIRS = 0.5  # share of the sweeps in which a pair of components is fitted anew
 LEAST = 0.1  # of the inverse Wishart: its prior scale, in squares of the prior's median sd
 
 
@@ -61,7 +64,7 @@ def sweep(
     Source: Ishwaran and James 2001, Journal of the American Statistical Association 96, 161; true values as missing
     data: Bovy, Hogg and Roweis 2011, Annals of Applied Statistics 5, 1657.
     """
-    keys = jax.random.split(key, 8)
+    keys = jax.random.split(key, 10)
     stars = design.stars.with_value(y)
     n_comp, d = sites["mean"].shape
     log_weight, mean, root = components(sites, priors)
@@ -72,6 +75,8 @@ def sweep(
         return jump(key, atoms, stars, sites["background"], sites["concentration"], priors), None
 
     atoms = jax.lax.scan(once, atoms, jax.random.split(keys[5], JUMPS))[0]
+    anew = lambda atoms: repair(keys[9], atoms, stars, sites["background"], sites["concentration"], priors)  # noqa: E731
+    atoms = jax.lax.cond(jax.random.bernoulli(keys[8], REPAIRS), anew, lambda atoms: atoms, atoms)
     mean, root = (jnp.concatenate([new, old[n_comp:]]) for new, old in ((atoms.mean, mean), (atoms.root, root)))
     log_weight = log_weight.at[:n_comp].set(jnp.log1p(-sites["background"]) + jnp.log(atoms.weight))
     joint = log_weight[None, :, None] + atoms.density

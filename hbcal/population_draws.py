@@ -226,18 +226,21 @@ def log_each(stars: Stars, n_star: int, found: Components) -> np.ndarray:
 
 
 def _over_draws(stars: Stars, found: Components, f: Any, more: Array, start: Any) -> Any:
-    """Fold f(carry, `log_joint`, more_s) over the draws: the last carry, and what each gave."""
-    calibration, covariance = jnp.asarray(found.calibration), lower(jnp.asarray(found.covariance))
-    draws = (calibration, jnp.asarray(found.log_weight), jnp.asarray(found.mean), covariance, more)
+    """Fold f(carry, `log_joint`, more_s) over the draws: the last carry, and what each gave.
 
-    @jax.jit
-    def run(stars: Stars, draws: tuple[Array, ...]) -> Any:
-        def step(carry: Any, draw: tuple[Array, ...]) -> Any:
-            return f(carry, log_joint(stars.moved(draw[0]), *draw[1:4]), draw[4])
+    A loop rather than a scan: the densities, whose factors are unrolled, are compiled once for all that is folded.
+    """
+    draws = [jnp.asarray(each) for each in (found.calibration, found.log_weight, found.mean, found.covariance)]
+    step, carry, each = jax.jit(f), start, []
+    for s in range(len(found.mean)):
+        carry, one = step(carry, _joint(stars, *(draw[s] for draw in draws)), more[s])
+        each.append(one)
+    return carry, None if each[0] is None else jnp.stack(each)
 
-        return jax.lax.scan(step, start, draws)
 
-    return run(stars, draws)
+@jax.jit
+def _joint(stars: Stars, calibration: Array, log_weight: Array, mean: Array, covariance: Array) -> Array:
+    return log_joint(stars.moved(calibration), log_weight, mean, lower(covariance))
 
 
 def moments(found: Components, of: Int[np.ndarray, "n_draw n_comp"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

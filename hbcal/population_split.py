@@ -23,6 +23,7 @@ from hbcal._typing import Float
 N_AT = 41  # values of the fixed element
 N_DRAW = 100
 N_LEVEL = 161  # values of the other one, between the outermost components
+FEW = 0.05  # share of the stars at a value that make a peak
 DIP = 0.9  # of the lower of the two peaks: a dip is one where the density is less
 
 
@@ -86,18 +87,18 @@ def split_at(
         level = np.linspace((mu - 2.0 * sd * (w > 0.01)).min(1), (mu + 2.0 * sd * (w > 0.01)).max(1), N_LEVEL, axis=1)
         z = (level[:, None, :] - mu[:, :, None]) / sd[:, :, None]
         density = (w[:, :, None] / sd[:, :, None] * np.exp(-0.5 * z**2)).sum(1)
+        above = (w[:, :, None] * ndtr(-z)).sum(1)
         for d in range(n_draw):
-            here = _dip(density[d])
+            here = _dip(density[d], above[d])
             if here >= 0:
-                dip[d, a] = level[d, here]
-                upper[d, a] = (w[d] * ndtr((mu[d] - level[d, here]) / sd[d])).sum()
+                dip[d, a], upper[d, a] = level[d, here], above[d, here]
     return Split(at, np.isfinite(dip).mean(0), upper, dip)
 
 
-def _dip(density: np.ndarray) -> int:
-    """Where the deepest dip between two peaks is, -1 where there is one peak."""
+def _dip(density: np.ndarray, above: np.ndarray) -> int:
+    """Where the deepest dip between two peaks is that has `FEW` of the stars on either side, -1 where there is none."""
     before, after = np.maximum.accumulate(density), np.maximum.accumulate(density[::-1])[::-1]
-    depth = density / np.minimum(before, after)
+    depth = np.where((above > FEW) & (above < 1.0 - FEW), density / np.minimum(before, after), 1.0)
     at = int(np.argmin(depth))
     return at if depth[at] < DIP else -1
 

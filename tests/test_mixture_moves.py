@@ -83,5 +83,14 @@ def test_a_wrong_prior_of_the_covariances_is_caught(design, fresh):
 def test_a_jump_that_forgets_the_prior_of_the_weights_is_caught(design, fresh, monkeypatch):
     monkeypatch.setattr(moves, "JUMPS", 20)
     assert worst(fresh, moved(design, 1, 1)) > ALARM
-    monkeypatch.setattr("hbcal.mixture_jumps.log_order", lambda weight, concentration: 0.0)
+    monkeypatch.setattr("hbcal.mixture_jumps.log_unordered", lambda weight, concentration: 0.0)
     assert worst(fresh, moved(design, 1, 1)) < ALARM
+
+
+@pytest.mark.slow
+def test_pairs_fitted_anew_leave_prior_and_simulation(design, fresh, monkeypatch):
+    monkeypatch.setattr(moves, "JUMPS", 0)
+    monkeypatch.setattr(moves, "REPAIRS", 1.0)
+    assert worst(fresh, moved(design, 1, 4)) > ALARM
+    monkeypatch.setattr("hbcal.mixture_pairs._log_near", lambda mean, root, near: jnp.zeros(2))  # any fit as likely
+    assert worst(fresh, moved(design, 1, 4)) < ALARM

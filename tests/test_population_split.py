@@ -30,3 +30,10 @@ def test_one_sequence_does_not_part():
     found = split_at(*sequences(0.04), AT, np.array([[1.0, 0.0], [-1.0, 1.0]]))
     assert (found.two == 0.0).all()
     assert np.isnan(found.upper).all()
+
+
+def test_a_few_stars_apart_are_no_peak():
+    log_weight, mean, covariance = sequences(0.25)
+    rare = np.log(np.where(np.arange(6) < 3, np.exp(log_weight), 0.03 * np.exp(log_weight)))
+    found = split_at(rare, mean, covariance, AT, np.array([[1.0, 0.0], [-1.0, 1.0]]))
+    assert (found.two[AT > -0.4] == 0.0).all()

@@ -1,0 +1,209 @@
+"""Two components of a mixture fitted anew at once: as two, or as one with the other left without stars.
+
+A population that two components share, each with a half, is as likely as one that has one component to itself, or
+nearly so; but neither NUTS, nor Gibbs' sampler, nor a jump of one component (`hbcal.mixture_jumps`) goes from the one
+to the other, since both components have to change together. Here both are proposed from fits of the stars they hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax.scipy.special import betaln, multigammaln
+
+from hbcal._typing import Array
+from hbcal.mixture_jumps import SPLIT, Atoms, inverse_wishart, log_prior, log_unordered, reordered
+from hbcal.numerics.star_mixture import log_joint, log_likelihood
+from hbcal.numerics.stars import Stars, lower, pair
+from hbcal.programs.dp_mixture import MixturePriors
+
+STEPS = 20  # of expectation maximisation: with 8, a split that is taken is rarer by four
+WORTH = 0.6  # of a star without error: how much one with errors, shared by two components, tells of either
+LEAST = 4.0  # stars that a fitted component counts as at least
+
+
+def deconvolved(stars: Stars, weight: Array, mean: Array, covariance: Array, priors: MixturePriors) -> Any:
+    """Fit a few Gaussians to stars, their errors and missing elements known, by expectation maximisation.
+
+    With the slopes g of ln p, and G the symmetric matrix of those of the covariance,
+
+        n_k = g_ln w,   step = Sigma g_mu / n_k,   Sigma_k <- Sigma + Sigma G Sigma / n_k - step step^T,
+
+    and every covariance is drawn to the prior's as by n_dim + 2 stars.
+
+    Args:
+        stars: those whose `real` is 1.
+        weight, mean, covariance: where to begin, (k,), (k, n_dim), (k, n_dim, n_dim).
+        priors: of the program.
+
+    Returns:
+        Stars per component, means and covariances.
+
+    Errors:
+        None.
+
+    Example:
+        >>> stars = tiny_mixture().stars
+        >>> begin = jnp.ones(1), jnp.zeros((1, 2)), jnp.eye(2)[None]
+        >>> n, mean, covariance = deconvolved(stars, *begin, MixturePriors())
+        >>> float(n[0].round(3))
+        120.0
+
+    Source: Bovy, Hogg and Roweis 2011, Annals of Applied Statistics 5, 1657.
+    """
+    d = mean.shape[1]
+    at = np.array([[pair(max(i, j), min(i, j)) for j in range(d)] for i in range(d)])
+    twice = jnp.ones((d, d)) + jnp.eye(d)  # a slope of an entry off the diagonal stands for two
+    slopes = jax.grad(log_likelihood, argnums=(1, 2, 3))
+    usual = (d + 2.0) * priors.sd[0] ** 2 * jnp.eye(d)[None]
+
+    def step(fit: Any, _: Any) -> Any:
+        n, mean, covariance = fit
+        share = jnp.log(n / n.sum())
+        n, of_mean, of_covariance = slopes(stars, share, mean, lower(covariance))
+        n = jnp.maximum(n, LEAST)
+        by = jnp.einsum("kij,kj->ki", covariance, of_mean) / n[:, None]
+        bent = covariance @ (of_covariance[:, at] * twice[None]) @ covariance / n[:, None, None]
+        new = covariance + bent - by[:, :, None] * by[:, None, :]
+        new = 0.5 * (new + jnp.swapaxes(new, 1, 2))
+        return (n, mean + by, (n[:, None, None] * new + usual) / (n[:, None, None] + d + 2.0)), None
+
+    return jax.lax.scan(step, (weight, mean, covariance), None, length=STEPS)[0]
+
+
+def repair(
+    key: Array, atoms: Atoms, stars: Stars, background: Array, concentration: Array, priors: MixturePriors
+) -> Atoms:
+    """Try to fit the stars of two components anew.
+
+    Stars are given to components; a pair (a, b) is that of a star drawn evenly and of any other. The stars of the pair
+    are fitted by one Gaussian, and, from two of them drawn evenly, by two. Proposed is, with even odds, both components
+    near the two (means normal, covariances inverse Wishart, the share of b Beta, all about as wide as so many stars
+    leave them), or one near the one and the other from the prior, with a share ~ Beta(0.2, 1). Neither which pair is
+    drawn nor the fits depend on what the pair is, only on which stars it holds: so Metropolis' rule needs the density
+    of proposals at the new pair and the old, and the likelihood of the pair's stars alone.
+
+    Args:
+        key: of the draws.
+        atoms: where the chain is.
+        stars: with values.
+        background: share of stars of no population.
+        concentration: of the Dirichlet process.
+        priors: of the program.
+
+    Returns:
+        Where it is next.
+
+    Errors:
+        None.
+
+    Example:
+        >>> stars, root = tiny_mixture().stars, jnp.tile(jnp.eye(2), (4, 1, 1))
+        >>> density = log_joint(stars, jnp.zeros(4), jnp.zeros((4, 2)), lower(root))
+        >>> atoms = Atoms(jnp.full(3, 1 / 3), jnp.zeros((3, 2)), root[:3], density)
+        >>> moved = repair(jax.random.PRNGKey(0), atoms, stars, jnp.array(0.01), jnp.array(1.0), MixturePriors())
+        >>> float(moved.weight.sum().round(6))
+        1.0
+
+    Source: after the split and merge of Jain and Neal 2007, Bayesian Analysis 2, 445.
+    """
+    k, d = atoms.mean.shape
+    keys = jax.random.split(key, 12)
+    log_weight = jnp.append(jnp.log1p(-background) + jnp.log(atoms.weight), jnp.log(background))
+    which = jax.random.categorical(keys[0], log_weight[None, :, None] + atoms.density, axis=1)
+    inside = jnp.asarray(stars.real) * (which < k)
+    a = which.ravel()[jax.random.categorical(keys[1], jnp.log(inside).ravel())] % k
+    b = (a + jax.random.randint(keys[2], (), 1, k)) % k
+    held = stars.real * ((which == a) | (which == b))
+    some = replace(stars, real=held)
+
+    n_held = held.sum()
+    first, second = jax.random.categorical(keys[3], jnp.log(held).ravel(), shape=(2,))
+    wide = priors.mean**2 * jnp.eye(d)[None]
+    n_one, m_one, s_one = deconvolved(some, n_held[None], jnp.zeros((1, d)), wide, priors)
+    at = lambda i: jnp.moveaxis(jnp.asarray(stars.value), 1, 2).reshape(-1, d)[i]  # noqa: E731
+    seen = lambda i: jnp.moveaxis(jnp.asarray(stars.seen), 1, 2).reshape(-1, d)[i]  # noqa: E731
+    begin = jnp.stack([jnp.where(seen(i) > 0, at(i), m_one[0]) for i in (first, second)])
+    n_two, m_two, s_two = deconvolved(some, n_held * jnp.full(2, 0.5), begin, jnp.tile(0.5 * s_one, (2, 1, 1)), priors)
+    noise = (jnp.asarray(stars.error) * held[:, None]).sum((0, 2)) / jnp.maximum(n_held, 1.0)
+    blur = noise[np.array([[pair(max(i, j), min(i, j)) for j in range(d)] for i in range(d)])]
+    one, two = (_near(n, m, s, blur) for n, m, s in ((n_one, m_one, s_one), (n_two, m_two, s_two)))
+
+    both = atoms.weight[a] + atoms.weight[b]
+    as_two, a_keeps = jax.random.bernoulli(keys[4]), jax.random.bernoulli(keys[5])
+    mean_two, root_two = _draw(keys[6], two)
+    mean_one, root_one = _draw(keys[7], one)
+    sd = dist.LogNormal(np.log(priors.sd[0]), priors.sd[1]).sample(keys[8], (d,))
+    mean_far = priors.mean * jax.random.normal(keys[9], (d,))
+    root_far = sd[:, None] * dist.LKJCholesky(d, priors.correlation).sample(keys[10])
+    key_share, key_take, key_order = jax.random.split(keys[11], 3)
+    alpha = 1.0 + WORTH * n_two
+    share_two = jax.random.beta(key_share, alpha[1], alpha[0])
+    share_one = jax.random.beta(key_share, SPLIT, 1.0)
+    pick = lambda two, kept, far: jnp.where(  # noqa: E731
+        as_two, two, jnp.where(a_keeps, jnp.stack([kept, far]), jnp.stack([far, kept]))
+    )
+    mean, root = pick(mean_two, mean_one[0], mean_far), pick(root_two, root_one[0], root_far)
+    share = jnp.clip(jnp.where(as_two, share_two, jnp.where(a_keeps, share_one, 1.0 - share_one)), 1e-12, 1.0 - 1e-12)
+    columns = log_joint(stars, jnp.zeros(2), mean, lower(root @ jnp.swapaxes(root, 1, 2)))
+    ab = jnp.stack([a, b])
+    moved = Atoms(
+        atoms.weight.at[b].set(share * both).at[a].set((1.0 - share) * both), atoms.mean.at[ab].set(mean),
+        atoms.root.at[ab].set(root), atoms.density.at[:, ab].set(columns),
+    )  # fmt: skip
+
+    def log_ratio(atoms: Atoms) -> Array:
+        """ln of the density of the pair, less that of its being proposed."""
+        mean, root, share = atoms.mean[ab], atoms.root[ab], atoms.weight[b] / both
+        shares = jnp.log(jnp.stack([1.0 - share, share]))
+        fit = (jax.nn.logsumexp(shares[None, :, None] + atoms.density[:, ab], axis=1) * held).sum()
+        prior = log_prior(root, priors) - (0.5 * (mean / priors.mean) ** 2 + np.log(priors.mean)).sum(1)
+        gauss = -0.5 * d * np.log(2.0 * np.pi)
+        near_two, near_one = _log_near(mean, root, two), _log_near(mean, root, one)
+        beta = lambda x, p, q: (p - 1.0) * jnp.log(x) + (q - 1.0) * jnp.log1p(-x) - betaln(p, q)  # noqa: E731
+        proposed = jnp.stack([
+            np.log(0.5) + near_two.sum() + beta(share, alpha[1], alpha[0]),
+            np.log(0.25) + near_one[0] + prior[1] + gauss + beta(share, SPLIT, 1.0),
+            np.log(0.25) + near_one[1] + prior[0] + gauss + beta(share, 1.0, SPLIT),
+        ])  # fmt: skip
+        return fit + prior.sum() + 2.0 * gauss - jax.nn.logsumexp(proposed)
+
+    gain = log_ratio(moved) - log_ratio(atoms)
+    moved = reordered(key_order, moved)
+    gain += log_unordered(moved.weight, concentration) - log_unordered(atoms.weight, concentration)
+    take = jnp.log(jax.random.uniform(key_take)) < gain
+    return jax.tree.map(lambda new, old: jnp.where(take, new, old), moved, atoms)
+
+
+def _near(n: Array, mean: Array, covariance: Array, blur: Array) -> Any:
+    """What components near a fit are drawn from: root of the means' covariance, degrees of freedom, scale."""
+    d, worth = mean.shape[1], WORTH * n
+    of_mean = jnp.linalg.cholesky((covariance + blur[None]) / worth[:, None, None])
+    freedom = worth + d + 2.0
+    return mean, of_mean, freedom, covariance * (freedom - d - 1.0)[:, None, None]
+
+
+def _draw(key: Array, near: Any) -> tuple[Array, Array]:
+    mean, of_mean, freedom, scale = near
+    key_mean, key_root = jax.random.split(key)
+    off = (of_mean @ jax.random.normal(key_mean, (*mean.shape, 1)))[..., 0]
+    return mean + off, inverse_wishart(key_root, freedom, scale)
+
+
+def _log_near(mean: Array, root: Array, near: Any) -> Array:
+    """ln of the density that `_draw` has there, per component; a single fit is compared with each of them."""
+    centre, of_mean, freedom, scale = (jnp.broadcast_to(each, (2, *each.shape[1:])) for each in near)
+    d = mean.shape[1]
+    solve = lambda half, what: jax.scipy.linalg.solve_triangular(half, what, lower=True)  # noqa: E731
+    log_det = lambda half: jnp.log(jnp.diagonal(half, axis1=1, axis2=2)).sum(1)  # noqa: E731
+    off = solve(of_mean, (mean - centre)[..., None])[..., 0]
+    normal = -0.5 * (off**2).sum(1) - log_det(of_mean) - 0.5 * d * np.log(2.0 * np.pi)
+    half = jnp.linalg.cholesky(scale)
+    turned = solve(root, half)
+    wishart = freedom * log_det(half) - (freedom + d + 1.0) * log_det(root) - 0.5 * (turned**2).sum((1, 2))
+    return normal + wishart - 0.5 * freedom * d * np.log(2.0) - jax.vmap(lambda x: multigammaln(0.5 * x, d))(freedom)
