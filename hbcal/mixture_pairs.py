@@ -81,7 +81,7 @@ def repair(
 ) -> Atoms:
     """Try to fit the stars of two components anew.
 
-    Stars are given to components; a pair (a, b) is that of a star drawn evenly and of any other. The stars of the pair
+    Stars are given to components; a pair is that of a star drawn evenly and of any other, in any order. The stars of the pair
     are fitted by one Gaussian, and, from two of them drawn evenly, by two. Proposed is, with even odds, both components
     near the two (means normal, covariances inverse Wishart, the share of b Beta, all about as wide as so many stars
     leave them), or one near the one and the other from the prior, with a share ~ Beta(0.2, 1). Neither which pair is
@@ -113,12 +113,14 @@ def repair(
     Source: after the split and merge of Jain and Neal 2007, Bayesian Analysis 2, 445.
     """
     k, d = atoms.mean.shape
-    keys = jax.random.split(key, 12)
+    keys = jax.random.split(key, 13)
     log_weight = jnp.append(jnp.log1p(-background) + jnp.log(atoms.weight), jnp.log(background))
     which = jax.random.categorical(keys[0], log_weight[None, :, None] + atoms.density, axis=1)
     inside = jnp.asarray(stars.real) * (which < k)
     a = which.ravel()[jax.random.categorical(keys[1], jnp.log(inside).ravel())] % k
     b = (a + jax.random.randint(keys[2], (), 1, k)) % k
+    turned = jax.random.bernoulli(keys[12])  # whose star it was must not tell the two apart
+    a, b = jnp.where(turned, b, a), jnp.where(turned, a, b)
     held = stars.real * ((which == a) | (which == b))
     some = replace(stars, real=held)
 

@@ -153,7 +153,7 @@ def parting(run: PopulationRun, path: Path) -> None:
         at = one["at"].to_numpy()
         if known.any():
             low, middle, high = between_draws(one["upper"].to_numpy()[:, known])
-            ax.fill_between(at[known], low, high, color=SOFT, lw=0, label="90% of the draws")
+            ax.fill_between(at[known], low, high, color=SOFT, alpha=0.3, lw=0, label="90% of the draws")
             ax.plot(at[known], middle, color=INK)
         ax.plot(at, one["two"], color="0.6", lw=0.8, ls=":", label="share of draws with two peaks")
         ax.set(title=str(one["parted"].values), xlabel=split.attrs["fixed"], ylim=(0, 1.02))
