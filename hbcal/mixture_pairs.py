@@ -81,12 +81,12 @@ def repair(
 ) -> Atoms:
     """Try to fit the stars of two components anew.
 
-    Stars are given to components; a pair is that of a star drawn evenly and of any other, in any order. The stars of the pair
-    are fitted by one Gaussian, and, from two of them drawn evenly, by two. Proposed is, with even odds, both components
-    near the two (means normal, covariances inverse Wishart, the share of b Beta, all about as wide as so many stars
-    leave them), or one near the one and the other from the prior, with a share ~ Beta(0.2, 1). Neither which pair is
-    drawn nor the fits depend on what the pair is, only on which stars it holds: so Metropolis' rule needs the density
-    of proposals at the new pair and the old, and the likelihood of the pair's stars alone.
+    Stars are given to components; a pair is that of a star drawn evenly and of any other, in any order. The stars of
+    the pair are fitted by one Gaussian, and, from two of them drawn evenly, by two. Proposed is, with even odds, both
+    components near the two (means normal, covariances inverse Wishart, the share of b Beta, all about as wide as so
+    many stars leave them), or one near the one and the other from the prior, with a share ~ Beta(0.2, 1). Neither which
+    pair is drawn nor the fits depend on what the pair is, only on which stars it holds: so Metropolis' rule needs the
+    density of proposals at the new pair and the old, and the likelihood of the pair's stars alone.
 
     Args:
         key: of the draws.
