@@ -98,7 +98,7 @@ def _parted(run: PopulationRun) -> list[str]:
         often = np.flatnonzero(one["two"] > SPLIT)
         if len(often):
             at, upper = one["at"].to_numpy()[often], one["upper"].to_numpy()[:, often]
-            share = between_draws(np.nanmean(upper, axis=1))
+            share = between_draws(np.nanmean(upper[np.isfinite(upper).any(axis=1)], axis=1))
             two = 100 * float(one["two"][often].mean())
             where = f"{at.min():+.2f} to {at.max():+.2f}"
             lines.append(f"   {name}: {two:.0f}%; {where}; {share[1]:.2f} ({share[0]:.2f} to {share[2]:.2f})")

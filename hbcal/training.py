@@ -152,7 +152,7 @@ def train_emulator(
         if tempered:
             emulator = _with_spread(narrow, found, aside)
         told = _told(emulator, spectra, split.test)
-        if tempered:  # what is told is of stars that set nothing; what is kept, more of them have set
+        if tempered and len(aside.star) == len(split.unseen):  # told by stars that set nothing; kept is what all set
             aside = spectra.take(np.concatenate([split.unseen, split.test]))
             emulator = _with_spread(narrow, label_spectra(narrow, aside, fast=True), aside)
         for label, each in told.items():
