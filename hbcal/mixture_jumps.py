@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from scipy.special import betaln, multigammaln
+from jax.scipy.special import multigammaln
+from scipy.special import betaln
 
 from hbcal._typing import Array
 from hbcal.numerics.star_mixture import log_joint
@@ -151,6 +152,33 @@ def inverse_wishart(key: Array, freedom: Array, scale: Array) -> Array:
     return jnp.linalg.cholesky(jnp.swapaxes(turned, 1, 2) @ turned)
 
 
+def log_inverse_wishart(root: Array, freedom: Array, scale_root: Array) -> Array:
+    """ln of the density that `inverse_wishart` has, in the entries of the lower triangle of Sigma.
+
+    Args:
+        root: lower triangular, Sigma = root root^T, (n, n_dim, n_dim).
+        freedom: degrees of freedom, (n,).
+        scale_root: lower triangular root of the scale, (n, n_dim, n_dim).
+
+    Returns:
+        (n,).
+
+    Errors:
+        None.
+
+    Example:
+        >>> one = jnp.ones((1, 1, 1))
+        >>> found = float(jnp.exp(log_inverse_wishart(one, jnp.full(1, 2.0), one))[0])
+        >>> round(found, 6) == round(0.5 * float(np.exp(-0.5)), 6)  # 1 / Sigma ~ chi^2 of 2 degrees
+        True
+    """
+    d = root.shape[-1]
+    log_det = lambda half: 2.0 * jnp.log(jnp.diagonal(half, axis1=1, axis2=2)).sum(1)  # noqa: E731
+    turned = jax.scipy.linalg.solve_triangular(root, scale_root, lower=True)
+    shape = 0.5 * freedom * (log_det(scale_root) - d * np.log(2.0)) - 0.5 * (freedom + d + 1.0) * log_det(root)
+    return shape - 0.5 * (turned**2).sum((1, 2)) - jax.vmap(lambda x: multigammaln(0.5 * x, d))(freedom)
+
+
 def jump(
     key: Array, atoms: Atoms, stars: Stars, background: Array, concentration: Array, priors: MixturePriors
 ) -> Atoms:
@@ -214,11 +242,9 @@ def jump(
         """ln p(a) q(b | a), without what is the same on the way there and back."""
         parent = jnp.log(atoms.weight[a]) - jnp.log1p(-atoms.weight[b])
         off = jax.scipy.linalg.solve_triangular(half, atoms.mean[b] - centre, lower=True)
-        turned = jax.scipy.linalg.solve_triangular(atoms.root[b], half, lower=True)
-        freedom, log_det = d + FREEDOM, 2.0 * jnp.log(jnp.diagonal(half)).sum()
-        wishart = 0.5 * freedom * (d * np.log(0.5 * (FREEDOM - 1.0)) + log_det) - multigammaln(0.5 * freedom, d)
-        wishart -= (freedom + d + 1.0) * jnp.log(jnp.diagonal(atoms.root[b])).sum()
-        nearby = wishart - 0.5 * (FREEDOM - 1.0) * (turned**2).sum() - 0.5 * (off**2).sum() - 0.5 * log_det
+        scale = (FREEDOM - 1.0) ** 0.5 * half[None]
+        wishart = log_inverse_wishart(atoms.root[b][None], jnp.full(1, d + FREEDOM), scale)[0]
+        nearby = wishart - 0.5 * (off**2).sum() - jnp.log(jnp.diagonal(half)).sum()
         return parent + (SPLIT - 1.0) * jnp.log(atoms.weight[b] / both) + jnp.logaddexp(nearby, log_prior_of(atoms))
 
     gain = log_target(moved) - log_target(atoms) + log_proposal(atoms) - log_proposal(moved)

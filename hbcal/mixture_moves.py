@@ -23,7 +23,7 @@ from hbcal.mixture_jumps import Atoms, inverse_wishart, jump, log_prior
 from hbcal.mixture_pairs import repair
 from hbcal.numerics.star_draws import draw_true
 from hbcal.numerics.star_mixture import log_joint
-from hbcal.numerics.stars import lower, pair
+from hbcal.numerics.stars import lower, square
 from hbcal.numerics.sticks import log_weights, reorder, sticks
 from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, components
 
@@ -90,7 +90,7 @@ def sweep(
 
     new_mean = _mean(keys[2], n[:n_comp], first, root[:n_comp], priors)
     about = second - _pairs(new_mean, first) - _pairs(first, new_mean) + n[:n_comp, None] * _pairs(new_mean, new_mean)
-    new_root = _covariance(keys[3], n[:n_comp], _square(about), root[:n_comp], priors)
+    new_root = _covariance(keys[3], n[:n_comp], square(about), root[:n_comp], priors)
     sd = jnp.sqrt((new_root**2).sum(2))
 
     after = jnp.cumsum(n[:n_comp][::-1])[::-1]
@@ -110,12 +110,6 @@ def sweep(
 def _pairs(a: Array, b: Array) -> Array:
     row, column = np.tril_indices(a.shape[1])
     return a[:, row] * b[:, column]
-
-
-def _square(rows: Array) -> Array:
-    """Symmetric matrices of their lower triangles."""
-    d = int((2 * rows.shape[1]) ** 0.5)
-    return rows[:, np.array([[pair(max(i, j), min(i, j)) for j in range(d)] for i in range(d)])]
 
 
 def _mean(key: Array, n: Array, total: Array, root: Array, priors: MixturePriors) -> Array:

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax.scipy.special import betaln, multigammaln
+from jax.scipy.special import betaln
 
 from hbcal._typing import Array
-from hbcal.mixture_jumps import SPLIT, Atoms, inverse_wishart, log_prior, log_unordered, reordered
+from hbcal.mixture_jumps import SPLIT, Atoms, inverse_wishart, log_inverse_wishart, log_prior, log_unordered, reordered
 from hbcal.numerics.star_mixture import log_joint, log_likelihood
-from hbcal.numerics.stars import Stars, lower, pair
+from hbcal.numerics.stars import Stars, lower, square, unblocked
 from hbcal.programs.dp_mixture import MixturePriors
 
 STEPS = 20  # of expectation maximisation: with 8, a split that is taken is rarer by four
@@ -57,7 +57,6 @@ def deconvolved(stars: Stars, weight: Array, mean: Array, covariance: Array, pri
     Source: Bovy, Hogg and Roweis 2011, Annals of Applied Statistics 5, 1657.
     """
     d = mean.shape[1]
-    at = np.array([[pair(max(i, j), min(i, j)) for j in range(d)] for i in range(d)])
     twice = jnp.ones((d, d)) + jnp.eye(d)  # a slope of an entry off the diagonal stands for two
     slopes = jax.grad(log_likelihood, argnums=(1, 2, 3))
     usual = (d + 2.0) * priors.sd[0] ** 2 * jnp.eye(d)[None]
@@ -68,7 +67,7 @@ def deconvolved(stars: Stars, weight: Array, mean: Array, covariance: Array, pri
         n, of_mean, of_covariance = slopes(stars, share, mean, lower(covariance))
         n = jnp.maximum(n, LEAST)
         by = jnp.einsum("kij,kj->ki", covariance, of_mean) / n[:, None]
-        bent = covariance @ (of_covariance[:, at] * twice[None]) @ covariance / n[:, None, None]
+        bent = covariance @ (square(of_covariance) * twice[None]) @ covariance / n[:, None, None]
         new = covariance + bent - by[:, :, None] * by[:, None, :]
         new = 0.5 * (new + jnp.swapaxes(new, 1, 2))
         return (n, mean + by, (n[:, None, None] * new + usual) / (n[:, None, None] + d + 2.0)), None
@@ -125,16 +124,14 @@ def repair(
     some = replace(stars, real=held)
 
     n_held = held.sum()
-    first, second = jax.random.categorical(keys[3], jnp.log(held).ravel(), shape=(2,))
+    seeds = jax.random.categorical(keys[3], jnp.log(held).ravel(), shape=(2,))
     wide = priors.mean**2 * jnp.eye(d)[None]
     n_one, m_one, s_one = deconvolved(some, n_held[None], jnp.zeros((1, d)), wide, priors)
-    at = lambda i: jnp.moveaxis(jnp.asarray(stars.value), 1, 2).reshape(-1, d)[i]  # noqa: E731
-    seen = lambda i: jnp.moveaxis(jnp.asarray(stars.seen), 1, 2).reshape(-1, d)[i]  # noqa: E731
-    begin = jnp.stack([jnp.where(seen(i) > 0, at(i), m_one[0]) for i in (first, second)])
+    value, seen = (unblocked(each, stars.real.size)[seeds] for each in (stars.value, stars.seen))
+    begin = jnp.where(seen > 0, value, m_one)
     n_two, m_two, s_two = deconvolved(some, n_held * jnp.full(2, 0.5), begin, jnp.tile(0.5 * s_one, (2, 1, 1)), priors)
     noise = (jnp.asarray(stars.error) * held[:, None]).sum((0, 2)) / jnp.maximum(n_held, 1.0)
-    blur = noise[np.array([[pair(max(i, j), min(i, j)) for j in range(d)] for i in range(d)])]
-    one, two = (_near(n, m, s, blur) for n, m, s in ((n_one, m_one, s_one), (n_two, m_two, s_two)))
+    one, two = (_near(n, m, s, square(noise)) for n, m, s in ((n_one, m_one, s_one), (n_two, m_two, s_two)))
 
     both = atoms.weight[a] + atoms.weight[b]
     as_two, a_keeps = jax.random.bernoulli(keys[4]), jax.random.bernoulli(keys[5])
@@ -201,11 +198,7 @@ def _log_near(mean: Array, root: Array, near: Any) -> Array:
     """ln of the density that `_draw` has there, per component; a single fit is compared with each of them."""
     centre, of_mean, freedom, scale = (jnp.broadcast_to(each, (2, *each.shape[1:])) for each in near)
     d = mean.shape[1]
-    solve = lambda half, what: jax.scipy.linalg.solve_triangular(half, what, lower=True)  # noqa: E731
-    log_det = lambda half: jnp.log(jnp.diagonal(half, axis1=1, axis2=2)).sum(1)  # noqa: E731
-    off = solve(of_mean, (mean - centre)[..., None])[..., 0]
-    normal = -0.5 * (off**2).sum(1) - log_det(of_mean) - 0.5 * d * np.log(2.0 * np.pi)
-    half = jnp.linalg.cholesky(scale)
-    turned = solve(root, half)
-    wishart = freedom * log_det(half) - (freedom + d + 1.0) * log_det(root) - 0.5 * (turned**2).sum((1, 2))
-    return normal + wishart - 0.5 * freedom * d * np.log(2.0) - jax.vmap(lambda x: multigammaln(0.5 * x, d))(freedom)
+    off = jax.scipy.linalg.solve_triangular(of_mean, (mean - centre)[..., None], lower=True)[..., 0]
+    log_det = jnp.log(jnp.diagonal(of_mean, axis1=1, axis2=2)).sum(1)
+    normal = -0.5 * (off**2).sum(1) - log_det - 0.5 * d * np.log(2.0 * np.pi)
+    return normal + log_inverse_wishart(root, freedom, jnp.linalg.cholesky(scale))

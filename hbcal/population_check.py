@@ -10,9 +10,9 @@ import numpy as np
 from numpyro.handlers import seed, trace
 
 from hbcal._typing import Array, Float
+from hbcal.distributions.star_mixture import StarMixture
 from hbcal.infer.task import Task
 from hbcal.numerics.pareto import smooth_weights
-from hbcal.numerics.star_draws import draw_measured
 from hbcal.numerics.stars import Stars, unblocked
 from hbcal.population_draws import Components
 
@@ -71,9 +71,8 @@ def of_posterior(found: Components, stars: Stars, n_star: int) -> Float[np.ndarr
     root = np.linalg.cholesky(found.covariance[rows])
 
     def one(item: Any) -> Array:
-        key, u, *mixture = item
-        still = stars.with_value(jnp.zeros(jnp.shape(stars.value))).moved(u).value
-        return statistics(draw_measured(key, stars, *mixture)[1] - still, stars, n_star)
+        key, u, log_weight, mean, root = item
+        return statistics(StarMixture(stars, log_weight, mean, root, u).sample(key), stars, n_star)
 
     each = (_keys(), found.calibration[rows], found.log_weight[rows], found.mean[rows], root)
     return np.asarray(jax.jit(lambda each: jax.lax.map(one, each))(jax.tree.map(jnp.asarray, each)))

@@ -42,8 +42,6 @@ def report(run: PopulationRun) -> str:
     """
     stars, found, elements = run.stars, run.populations, [str(e) for e in run.populations["element"].values]
     attrs = run.tree.attrs
-    low, middle, high = 0.05, 0.5, 0.95
-    between = lambda v, axis=0: np.nanquantile(v, (low, middle, high), axis=axis)  # noqa: E731
     away = run.tree["components"]["distance"].to_numpy()
     density, trusted = stars["log_density"].to_numpy(), run.tree["checks"].attrs["trusted"]
     lines = [
@@ -54,8 +52,8 @@ def report(run: PopulationRun) -> str:
         "components that hold 1% of the stars: "
         + ", ".join(f"{k}: {100 * p:.1f}%" for k, p in run.n_occupied.items()),
         "concentration {:.2f} ({:.2f} to {:.2f}), share of stars of no population {:.4f} ({:.4f} to {:.4f})".format(
-            *between(run.posterior["concentration"].to_numpy().ravel())[[1, 0, 2]],
-            *between(run.posterior["background"].to_numpy().ravel())[[1, 0, 2]],
+            *between_draws(run.posterior["concentration"].to_numpy().ravel())[[1, 0, 2]],
+            *between_draws(run.posterior["background"].to_numpy().ravel())[[1, 0, 2]],
         ),
         f"the partition below is {away.mean():.3f} bits from a draw on average; 95% of the draws are within "
         f"{np.quantile(away, 0.95):.3f}: a credible ball from {_clusters(stars, 'coarsest')} clusters to "
@@ -69,11 +67,11 @@ def report(run: PopulationRun) -> str:
     for j in range(weight.shape[1]):
         n = int((stars["population"] == j + 1).sum())
         known = float(np.isfinite(mean[:, j, 0]).mean())
-        least, half, most = between(weight[:, j])
+        least, half, most = between_draws(weight[:, j])
         rare = "" if known == 1 else f", in {100 * known:.0f}% of the draws"
         lines.append(f"{j + 1}: {n} stars, weight {half:.3f} ({least:.3f} to {most:.3f}){rare}")
         for e, name in enumerate(elements):
-            at, wide = between(mean[:, j, e]), between(np.sqrt(covariance[:, j, e, e]))
+            at, wide = between_draws(mean[:, j, e]), between_draws(np.sqrt(covariance[:, j, e, e]))
             lines.append(
                 f"   {name:<10} mean {at[1]:+.3f} ({at[0]:+.3f} to {at[2]:+.3f})   sd {wide[1]:.3f} "
                 f"({wide[0]:.3f} to {wide[2]:.3f})"

@@ -32,16 +32,17 @@ class Split:
     """How an element parts at fixed values of another, draw by draw.
 
     Attributes:
-        at: values of the fixed element, (n_at,).
-        two: share of the draws in which there are two peaks, (n_at,).
         upper: share of stars above the dip, (n_draw, n_at), NaN where there is none.
         dip: where it is, (n_draw, n_at).
     """
 
-    at: np.ndarray
-    two: np.ndarray
     upper: np.ndarray
     dip: np.ndarray
+
+    @property
+    def two(self) -> np.ndarray:
+        """Share of the draws in which there are two peaks, (n_at,)."""
+        return np.isfinite(self.dip).mean(0)
 
 
 def split_at(
@@ -92,7 +93,7 @@ def split_at(
             here = _dip(density[d], above[d])
             if here >= 0:
                 dip[d, a], upper[d, a] = level[d, here], above[d, here]
-    return Split(at, np.isfinite(dip).mean(0), upper, dip)
+    return Split(upper, dip)
 
 
 def _dip(density: np.ndarray, above: np.ndarray) -> int:
@@ -135,14 +136,10 @@ def splits(found: xr.Dataset, value: np.ndarray, fixed: str) -> xr.Dataset | Non
     rows = np.linspace(0, found.sizes["some"] - 1, min(found.sizes["some"], N_DRAW)).astype(int)
     some = found.isel(some=rows, component=slice(None, -1))  # the background is the last
     log_weight, mean, covariance = (some[name].to_numpy() for name in ("log_weight", "mean", "covariance"))
-    others = [name for name in elements if name != fixed]
-    both = np.zeros((2, len(elements)))
-    both[0, x] = 1.0
-    each = []
+    others, alone, each = [name for name in elements if name != fixed], np.eye(len(elements)), []
     for name in others:
-        both[1] = 0.0
-        both[1, elements.index(name)], both[1, x] = 1.0, -1.0 if name.endswith("_h") else 0.0
-        each.append(split_at(log_weight, mean, covariance, at, both.copy()))
+        y = alone[elements.index(name)] - name.endswith("_h") * alone[x]
+        each.append(split_at(log_weight, mean, covariance, at, np.stack([alone[x], y])))
     named = [f"{name[:-2]}_{fixed[:-2]}" if name.endswith("_h") else name for name in others]
     stack = lambda what: np.stack([getattr(one, what) for one in each], axis=-2)  # noqa: E731
     return xr.Dataset(

@@ -92,7 +92,8 @@ def populations(
     out = Path(out)
     check_out(out, resume=resume)
     recipe = recipe if isinstance(recipe, PopulationRecipe) else load_populations(recipe)
-    refuse_joint(joint, from_calibration is not None or getattr(data, "shift", None) is not None)
+    if joint and from_calibration is None and getattr(data, "shift", None) is None:
+        raise HbcalError("joint needs a calibration that the stars share: give --from-calibration, too.")
     calibration = open_run(from_calibration) if isinstance(from_calibration, str | Path) else from_calibration
     directions = np.zeros((0, 0))
     if isinstance(data, Abundances):
@@ -149,28 +150,6 @@ def populations(
     say(run.diagnostics_text)
     warn_failed(run, out)
     return run
-
-
-def refuse_joint(joint: bool, calibrated: bool) -> None:
-    """Refuse a joint posterior where there is no calibration to share it with.
-
-    Args:
-        joint: whether it is asked for.
-        calibrated: whether the stars have a calibration.
-
-    Returns:
-        Nothing.
-
-    Errors:
-        HbcalError when it is asked for and they have none.
-
-    Example:
-        >>> refuse_joint(True, False)
-        Traceback (most recent call last):
-        hbcal._errors.HbcalError: joint needs a calibration that the stars share: give --from-calibration, too.
-    """
-    if joint and not calibrated:
-        raise HbcalError("joint needs a calibration that the stars share: give --from-calibration, too.")
 
 
 def _settings(

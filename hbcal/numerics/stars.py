@@ -129,6 +129,27 @@ def lower(matrix: AnyArray) -> Array:
     return jnp.asarray(matrix)[..., row, column]
 
 
+def square(triangle: AnyArray) -> Array:
+    """Symmetric matrices of their lower triangles, as `lower` gives them.
+
+    Args:
+        triangle: (..., n_pair).
+
+    Returns:
+        (..., n_dim, n_dim).
+
+    Errors:
+        None.
+
+    Example:
+        >>> square(jnp.array([1.0, 2.0, 3.0])).tolist()
+        [[1.0, 2.0], [2.0, 3.0]]
+    """
+    d = int((2 * triangle.shape[-1]) ** 0.5)
+    at = np.array([[pair(max(i, j), min(i, j)) for j in range(d)] for i in range(d)])
+    return jnp.asarray(triangle)[..., at]
+
+
 def pair(i: int, j: int) -> int:
     """Where an entry of a lower triangle stands, row after row.
 
