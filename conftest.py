@@ -281,6 +281,26 @@ def _helpers(doctest_namespace):
         doctest_namespace[helper.__name__] = helper
 
 
+@pytest.fixture(scope="session", name="optical_table")
+def _optical_table():
+    """Stars of the optical survey of a sky of the recipe `demo`, as a wide table; and their rows in the catalogue."""
+    import pandas as pd
+
+    def table_of(cat):
+        survey, table = cat.surveys.index("optical"), pd.DataFrame({"star": cat.stars})
+        for l, label in enumerate(cat.labels):
+            at = (cat.survey == survey) & (cat.label == l)
+            rows = pd.DataFrame({"star": cat.stars[cat.star[at]], label: cat.value[at], f"{label}_err": cat.error[at]})
+            table = table.merge(rows, on="star")
+        where = pd.Index(cat.stars).get_indexer(table["star"])
+        for c, name in enumerate(cat.covariates):
+            table[name] = cat.x[where, survey, c]
+        table["kind"] = np.array(["dwarf", "giant"])[table["kind"].astype(int)]
+        return table, where
+
+    return table_of
+
+
 @pytest.fixture(scope="session", name="tiny_sky")
 def _tiny_sky():
     return tiny_sky()

@@ -158,22 +158,13 @@ def test_nuts_moves_what_is_joint_and_holds_what_is_cut(tmp_path):
 
 
 @pytest.fixture(scope="module", name="home")
-def _home(tmp_path_factory):
+def _home(optical_table, tmp_path_factory):
     """A sky of two labels, calibrated; a table of its optical survey; a recipe of populations in those labels."""
-    home, source = tmp_path_factory.mktemp("calibrated"), simulate("demo", seed=4, n_star=600)
-    cat, survey = source.catalogue, source.catalogue.surveys.index("optical")
+    home, cat = tmp_path_factory.mktemp("calibrated"), simulate("demo", seed=4, n_star=600).catalogue
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         calibrate(load_recipe("demo"), cat, home / "run", workers=0, chains=2, warmup=100, draws=150)
-    table = pd.DataFrame({"star": cat.stars})
-    for l, label in enumerate(cat.labels):
-        at = (cat.survey == survey) & (cat.label == l)
-        rows = pd.DataFrame({"star": cat.stars[cat.star[at]], label: cat.value[at], f"{label}_err": cat.error[at]})
-        table = table.merge(rows, on="star")
-    where = pd.Index(cat.stars).get_indexer(table["star"])
-    for c, name in enumerate(cat.covariates):
-        table[name] = cat.x[where, survey, c]
-    table["kind"] = np.array(["dwarf", "giant"])[table["kind"].astype(int)]
+    table, _ = optical_table(cat)
     table.to_csv(home / "stars.csv", index=False)
     units = {"teff": "K", "fe_h": "dex"}
     elements = {n: {"value": n, "error": [f"{n}_err"], "unit": unit} for n, unit in units.items()}

@@ -21,22 +21,13 @@ def sky():
 
 
 @pytest.fixture(scope="module")
-def applied(sky, tmp_path_factory):
+def applied(sky, optical_table, tmp_path_factory):
     """Stars of the optical survey, as a wide table, put on the common scale."""
     home, cat = tmp_path_factory.mktemp("two"), sky.catalogue
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # few draws
         run = calibrate(load_recipe("demo"), cat, home / "run", workers=0, chains=2, warmup=100, draws=150)
-    survey = cat.surveys.index("optical")
-    table = pd.DataFrame({"star": cat.stars})
-    for l, label in enumerate(cat.labels):
-        at = (cat.survey == survey) & (cat.label == l)
-        rows = pd.DataFrame({"star": cat.stars[cat.star[at]], label: cat.value[at], f"{label}_err": cat.error[at]})
-        table = table.merge(rows, on="star")
-    where = pd.Index(cat.stars).get_indexer(table["star"])
-    for c, name in enumerate(cat.covariates):
-        table[name] = cat.x[where, survey, c]
-    table["kind"] = np.array(["dwarf", "giant"])[table["kind"].astype(int)]
+    table, where = optical_table(cat)
     table.to_csv(home / "t.csv", index=False)
     return run.apply(home / "t.csv", "optical"), sky.z[where], home
 
