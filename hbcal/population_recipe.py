@@ -19,11 +19,12 @@ from hbcal.recipe import build_table, read_toml
 class ElementSpec:
     """An abundance: its columns, unit, and what can be true of it.
 
-    `error` is one column or two (lower, upper); `floor` is added in quadrature, for errors that were rounded to 0.
+    `error` is one column or two (lower, upper), or none where a calibration says how far off the values are; `floor` is
+    added in quadrature, for errors that were rounded to 0.
     """
 
     value: str
-    error: tuple[str, ...]
+    error: tuple[str, ...] = ()
     unit: str = "dex"
     range: tuple[float, float] = (-float("inf"), float("inf"))
     floor: float = 0.0
@@ -157,8 +158,13 @@ def _check(recipe: PopulationRecipe) -> None:
         raise HbcalError(f"The recipe declares the one element {some(recipe.elements)}: a mixture needs two or more.")
     for name, spec in recipe.elements.items():
         where = f"The recipe's element {name!r}"
-        if len(spec.error) not in (1, 2):
+        if len(spec.error) > 2:
             raise HbcalError(f"{where} lists {len(spec.error)} error columns: give one, or two (lower, upper).")
+        if not spec.error and not recipe.stars.survey:
+            raise HbcalError(
+                f"{where} has no error column: give one, or two (lower, upper); or, for values that a calibration knows "
+                "the scatter of, set survey in [stars] and give --from-calibration."
+            )
         if not spec.range[0] < spec.range[1]:
             raise HbcalError(f"{where} has the range {list(spec.range)}: it must be [low, high], low < high.")
         if not 0 <= spec.floor < math.inf:

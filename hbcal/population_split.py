@@ -85,7 +85,9 @@ def split_at(
     upper, dip = np.full((n_draw, n_at), np.nan), np.full((n_draw, n_at), np.nan)
     for a in range(n_at):
         w, mu, sd = share[:, :, a], middle[:, :, a], np.broadcast_to(width[:, :, 0], share.shape[:2])
-        level = np.linspace((mu - 2.0 * sd * (w > 0.01)).min(1), (mu + 2.0 * sd * (w > 0.01)).max(1), N_LEVEL, axis=1)
+        some = w > 0.01  # the others must not make the levels coarse
+        low, high = np.where(some, mu - 2.0 * sd, np.inf).min(1), np.where(some, mu + 2.0 * sd, -np.inf).max(1)
+        level = np.linspace(low, high, N_LEVEL, axis=1)
         z = (level[:, None, :] - mu[:, :, None]) / sd[:, :, None]
         density = (w[:, :, None] / sd[:, :, None] * np.exp(-0.5 * z**2)).sum(1)
         above = (w[:, :, None] * ndtr(-z)).sum(1)
@@ -99,7 +101,8 @@ def split_at(
 def _dip(density: np.ndarray, above: np.ndarray) -> int:
     """Where the deepest dip between two peaks is that has `FEW` of the stars on either side, -1 where there is none."""
     before, after = np.maximum.accumulate(density), np.maximum.accumulate(density[::-1])[::-1]
-    depth = np.where((above > FEW) & (above < 1.0 - FEW), density / np.minimum(before, after), 1.0)
+    there = (above > FEW) & (above < 1.0 - FEW)  # elsewhere the density may be 0 on a whole side
+    depth = np.divide(density, np.minimum(before, after), out=np.ones_like(density), where=there)
     at = int(np.argmin(depth))
     return at if depth[at] < DIP else -1
 

@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from hbcal import __version__
-from hbcal._errors import HbcalError
+from hbcal._errors import HbcalError, some
 from hbcal.calibration import refuse_few, warn_failed
 from hbcal.catalogue.abundances import Abundances, read_abundances
 from hbcal.common_scale import put_on_scale
@@ -105,6 +105,7 @@ def populations(
         if calibration is not None:
             path = Path(data) / recipe.stars.file
             stars, directions = put_on_scale(stars, calibration, path, recipe.stars.survey)
+    _refuse_untold(stars, calibrated=calibration is not None)
     settings = _settings(recipe, fast, seed, chains, draws, warmup, workers)
     recipe = dataclasses.replace(recipe, sampling=dataclasses.replace(recipe.sampling, chains=settings.chains))
 
@@ -150,6 +151,16 @@ def populations(
     say(run.diagnostics_text)
     warn_failed(run, out)
     return run
+
+
+def _refuse_untold(stars: Abundances, *, calibrated: bool) -> None:
+    """No element may be left without errors: its values would weigh as if they had none."""
+    untold = np.isnan(np.einsum("nee->ne", stars.covariance)).any(axis=0)
+    names = [name for name, bad in zip(stars.elements, untold, strict=True) if bad]
+    if names:
+        why = "the calibration does not know them" if calibrated else "there is no calibration that knows their scatter"
+        cure = "name their error columns" if calibrated else "name their error columns, or give --from-calibration"
+        raise HbcalError(f"The element(s) {some(names)} have no error column, and {why}: {cure}.")
 
 
 def _settings(

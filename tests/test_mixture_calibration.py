@@ -238,6 +238,29 @@ def test_a_calibration_that_does_not_fit_gets_its_sentence(change, said, home, t
     assert not (tmp_path / "x").exists()
 
 
+def test_values_without_an_error_have_the_calibrations(home, tmp_path):
+    import tomllib
+
+    from hbcal.run import open_run
+
+    folder, recipe, _ = home
+    table = tomllib.loads((folder / "populations.toml").read_text())
+    bare = {name: {"value": name, "unit": spec["unit"]} for name, spec in table["elements"].items()}
+    untold, run, path = parse_populations({**table, "elements": bare}), open_run(folder / "run"), folder / "stars.csv"
+    found, wanted = (put_on_scale(read_abundances(each, folder), run, path, "optical")[0] for each in (untold, recipe))
+    np.testing.assert_array_equal(found.value, wanted.value)
+    np.testing.assert_array_equal(found.covariance, wanted.covariance)
+    with pytest.raises(HbcalError, match="'teff', 'fe_h' have no error column, and there is no calibration"):
+        populations(untold, folder, tmp_path / "x")
+    more = {**table, "elements": {**bare, "snr": {"value": "fe_h_err"}}}
+    with pytest.raises(HbcalError, match="'snr' have no error column, and the calibration does not know"):
+        populations(parse_populations(more), folder, tmp_path / "x", from_calibration=folder / "run")
+    del table["stars"]["survey"]
+    with pytest.raises(HbcalError, match="'teff' has no error column"):
+        parse_populations({**table, "elements": bare})
+    assert not (tmp_path / "x").exists()
+
+
 def test_joint_without_a_calibration_gets_its_sentence(home, tmp_path):
     folder, recipe, _ = home
     with pytest.raises(HbcalError, match="joint needs a calibration"):

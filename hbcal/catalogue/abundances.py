@@ -26,7 +26,8 @@ class Abundances:
         star: ids, (n_star,).
         elements: names, with `units`.
         value: (n_star, n_element), NaN where an element was not measured.
-        covariance: of the errors, (n_star, n_element, n_element).
+        covariance: of the errors, (n_star, n_element, n_element); the variance of a value without error is NaN, which
+            only `hbcal.common_scale.put_on_scale` fills.
         left_out: rows and values left out, by reason.
         shift: how the values move with the numbers u ~ N(0, 1) of a calibration that all stars share,
             (n_star, n_element, n_shift), elements' units; None without one. See `hbcal.common_scale`.
@@ -133,7 +134,8 @@ def read_stars(path: Path, spec: StarsSpec, elements: Mapping[str, ElementSpec])
     pairs = {}
     if path.suffix == ".nc":
         there = column_names(path)
-        for (i, a), (j, b) in combinations(enumerate(element.value for element in elements.values()), 2):
+        told = [(i, element.value) for i, element in enumerate(elements.values()) if element.error]
+        for (i, a), (j, b) in combinations(told, 2):
             for name, at in ((f"{a}_{b}_corr", (i, j)), (f"{b}_{a}_corr", (i, j))):
                 if name in there:
                     pairs[name] = at
@@ -158,10 +160,12 @@ def read_stars(path: Path, spec: StarsSpec, elements: Mapping[str, ElementSpec])
 def _element(columns: Columns, name: str, spec: ElementSpec, left_out: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
     """Values and variances of one element."""
     value = read_linear(columns, spec.value, "", "none", spec.unit)
-    error = np.mean([read_linear(columns, each, "", "none", spec.unit) for each in spec.error], axis=0)
     where = columns.path.name
     value, n_outside = in_range(value, spec.range, f"{name} of {where}", spec.unit)
     left_out[f"{name} outside its range"] += n_outside
+    if not spec.error:
+        return value, np.where(np.isfinite(value), np.nan, 0.0)
+    error = np.mean([read_linear(columns, each, "", "none", spec.unit) for each in spec.error], axis=0)
     seen = np.isfinite(value)
     for bad, word, cure in (
         (error < 0, "negative", "correct or empty them"), (np.isinf(error), "infinite", "correct or empty them"),
