@@ -162,8 +162,8 @@ def _check(recipe: PopulationRecipe) -> None:
             raise HbcalError(f"{where} lists {len(spec.error)} error columns: give one, or two (lower, upper).")
         if not spec.error and not recipe.stars.survey:
             raise HbcalError(
-                f"{where} has no error column: give one, or two (lower, upper); or, for values that a calibration knows "
-                "the scatter of, set survey in [stars] and give --from-calibration."
+                f"{where} has no error column: give one, or two (lower, upper); or, for values that a calibration "
+                "knows the scatter of, set survey in [stars] and give --from-calibration."
             )
         if not spec.range[0] < spec.range[1]:
             raise HbcalError(f"{where} has the range {list(spec.range)}: it must be [low, high], low < high.")
