@@ -105,6 +105,12 @@ def populations(
         if calibration is not None:
             path = Path(data) / recipe.stars.file
             stars, directions = put_on_scale(stars, calibration, path, recipe.stars.survey)
+            stars = stars.with_any()
+            if len(stars.star) < recipe.mixture.components:
+                raise HbcalError(
+                    f"The calibration has an answer for {len(stars.star)} star(s) of {path.name}, fewer than the "
+                    f"{recipe.mixture.components} components of the mixture: check the columns that its recipe reads."
+                )
     _refuse_untold(stars, calibrated=calibration is not None)
     settings = _settings(recipe, fast, seed, chains, draws, warmup, workers)
     recipe = dataclasses.replace(recipe, sampling=dataclasses.replace(recipe.sampling, chains=settings.chains))

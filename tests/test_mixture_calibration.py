@@ -261,6 +261,29 @@ def test_values_without_an_error_have_the_calibrations(home, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_stars_that_the_calibration_has_no_answer_for_are_left_out_and_counted(home, tmp_path):
+    folder, recipe, table = home
+    labels, table = list(recipe.elements), table.copy()
+    elements = {
+        name: replace(spec, value=f"{name}_2") for name, spec in recipe.elements.items()
+    }  # the run reads others
+    for name in labels:
+        table[f"{name}_2"] = table[name]
+    recipe, table.loc[:9, labels] = replace(recipe, elements=elements), np.nan
+    table.to_csv(tmp_path / "stars.csv", index=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        run = populations(recipe, tmp_path, tmp_path / "out", from_calibration=folder / "run", fast=True, chains=2,
+                          draws=20, warmup=20)  # fmt: skip
+    assert run.stars["star"].to_numpy().tolist() == table["star"].astype(str).tolist()[10:]
+    assert json.loads((tmp_path / "out" / "provenance.json").read_text())["left_out"]["star without any element"] == 10
+    table.loc[1:, labels] = np.nan
+    table.loc[:0, labels] = [5000.0, 0.0]
+    table.to_csv(tmp_path / "stars.csv", index=False)
+    with pytest.raises(HbcalError, match="has an answer for 1 star"):
+        populations(recipe, tmp_path, tmp_path / "none", from_calibration=folder / "run", fast=True)
+
+
 def test_joint_without_a_calibration_gets_its_sentence(home, tmp_path):
     folder, recipe, _ = home
     with pytest.raises(HbcalError, match="joint needs a calibration"):

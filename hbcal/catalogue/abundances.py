@@ -48,6 +48,13 @@ class Abundances:
             self, star=self.star[rows], value=self.value[rows], covariance=self.covariance[rows], shift=shift
         )  # fmt: skip
 
+    def with_any(self) -> Abundances:
+        """The stars that have any element; the others are counted."""
+        seen = np.isfinite(self.value).any(axis=1)
+        left_out = Counter(self.left_out)
+        left_out["star without any element"] += int((~seen).sum())
+        return replace(self.take(np.flatnonzero(seen)), left_out={why: n for why, n in left_out.items() if n})
+
     def digest(self) -> str:
         """Fingerprint of ids, values and covariances."""
         found = hashlib.sha256("\n".join([*self.elements, *map(str, self.star)]).encode())
@@ -82,11 +89,8 @@ def read_abundances(recipe: PopulationRecipe, data: Path) -> Abundances:
         >>> found.value.tolist(), dict(found.left_out)
         ([[0.1, 1.0], [0.3, 2.0]], {'star without any element': 1})
     """
-    found = read_stars(data / recipe.stars.file, recipe.stars, recipe.elements)
-    any_seen = np.isfinite(found.value).any(axis=1)
-    left_out = Counter(found.left_out)
-    left_out["star without any element"] += int((~any_seen).sum())
-    rows = np.flatnonzero(any_seen)
+    found = read_stars(data / recipe.stars.file, recipe.stars, recipe.elements).with_any()
+    left_out, rows = Counter(found.left_out), np.arange(len(found.star))
     if 0 < recipe.stars.subsample < len(rows):
         chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[: recipe.stars.subsample])
         left_out["not drawn into the subsample"] += len(rows) - len(chosen)
@@ -102,9 +106,7 @@ def read_abundances(recipe: PopulationRecipe, data: Path) -> Abundances:
             raise HbcalError(
                 f"The element {name!r} is {seen[0]:g} for all {len(seen)} stars that have it: leave it out."
             )
-    taken = found.take(rows)
-    counted = {reason: n for reason, n in left_out.items() if n}
-    return replace(taken, left_out=counted)
+    return replace(found.take(rows), left_out=dict(left_out))
 
 
 def read_stars(path: Path, spec: StarsSpec, elements: Mapping[str, ElementSpec]) -> Abundances:
