@@ -81,17 +81,15 @@ def split_at(
     share /= share.sum(1, keepdims=True)
     middle = m[..., 1, None] + slope[..., None] * off
     width = np.sqrt(np.maximum(s[..., 1, 1] - slope * s[..., 0, 1], 1e-12))[..., None]
-    n_draw, n_at = share.shape[0], len(at)
-    upper, dip = np.full((n_draw, n_at), np.nan), np.full((n_draw, n_at), np.nan)
-    for a in range(n_at):
+    upper, dip = np.full((2, len(share), len(at)), np.nan)
+    for a in range(len(at)):
         w, mu, sd = share[:, :, a], middle[:, :, a], np.broadcast_to(width[:, :, 0], share.shape[:2])
-        some = w > 0.01  # the others must not make the levels coarse
-        low, high = np.where(some, mu - 2.0 * sd, np.inf).min(1), np.where(some, mu + 2.0 * sd, -np.inf).max(1)
-        level = np.linspace(low, high, N_LEVEL, axis=1)
+        half = np.where(w > 0.01, 2.0 * sd, -np.inf)  # the others must not make the levels coarse
+        level = np.linspace((mu - half).min(1), (mu + half).max(1), N_LEVEL, axis=1)
         z = (level[:, None, :] - mu[:, :, None]) / sd[:, :, None]
         density = (w[:, :, None] / sd[:, :, None] * np.exp(-0.5 * z**2)).sum(1)
         above = (w[:, :, None] * ndtr(-z)).sum(1)
-        for d in range(n_draw):
+        for d in range(len(share)):
             here = _dip(density[d], above[d])
             if here >= 0:
                 dip[d, a], upper[d, a] = level[d, here], above[d, here]
