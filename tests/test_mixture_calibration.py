@@ -264,9 +264,8 @@ def test_values_without_an_error_have_the_calibrations(home, tmp_path):
 def test_stars_that_the_calibration_has_no_answer_for_are_left_out_and_counted(home, tmp_path):
     folder, recipe, table = home
     labels, table = list(recipe.elements), table.copy()
-    elements = {
-        name: replace(spec, value=f"{name}_2") for name, spec in recipe.elements.items()
-    }  # the run reads others
+    # the recipe reads columns that stay as they are, the run those that are emptied
+    elements = {name: replace(spec, value=f"{name}_2") for name, spec in recipe.elements.items()}
     for name in labels:
         table[f"{name}_2"] = table[name]
     recipe, table.loc[:9, labels] = replace(recipe, elements=elements), np.nan

@@ -90,23 +90,23 @@ def read_abundances(recipe: PopulationRecipe, data: Path) -> Abundances:
         ([[0.1, 1.0], [0.3, 2.0]], {'star without any element': 1})
     """
     found = read_stars(data / recipe.stars.file, recipe.stars, recipe.elements).with_any()
-    left_out, rows = Counter(found.left_out), np.arange(len(found.star))
-    if 0 < recipe.stars.subsample < len(rows):
-        chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[: recipe.stars.subsample])
-        left_out["not drawn into the subsample"] += len(rows) - len(chosen)
-        rows = rows[chosen]
-    if len(rows) < recipe.mixture.components:
+    n = len(found.star)
+    if 0 < recipe.stars.subsample < n:
+        chosen = np.sort(np.random.default_rng(0).permutation(n)[: recipe.stars.subsample])
+        left_out = {**found.left_out, "not drawn into the subsample": n - len(chosen)}
+        found = replace(found.take(chosen), left_out=left_out)
+    if len(found.star) < recipe.mixture.components:
         raise HbcalError(
-            f"{recipe.stars.file} has {len(rows)} star(s) with any of {some(found.elements)}, fewer than the "
+            f"{recipe.stars.file} has {len(found.star)} star(s) with any of {some(found.elements)}, fewer than the "
             f"{recipe.mixture.components} components of the mixture: give more stars, or fewer components."
         )
     for e, name in enumerate(found.elements):
-        seen = found.value[rows, e][np.isfinite(found.value[rows, e])]
+        seen = found.value[np.isfinite(found.value[:, e]), e]
         if len(seen) and not np.ptp(seen) > 0:
             raise HbcalError(
                 f"The element {name!r} is {seen[0]:g} for all {len(seen)} stars that have it: leave it out."
             )
-    return replace(found.take(rows), left_out=dict(left_out))
+    return found
 
 
 def read_stars(path: Path, spec: StarsSpec, elements: Mapping[str, ElementSpec]) -> Abundances:
