@@ -2,10 +2,11 @@
 
 Stars are given to components, their true values drawn, and then everything else given those: sticks, concentration and
 background exactly; the means exactly; the covariances, whose prior is not conjugate, by Metropolis' rule with two
-proposals, the inverse Wishart that the stars ask for and a draw of the prior. Before that single components jump
-(`hbcal.mixture_jumps`), and pairs of them are fitted anew (`hbcal.mixture_pairs`). At last the components are put in a
-new order. Each step leaves the posterior of `hbcal.programs.dp_mixture` as it is, so sweeps may stand between
-transitions of NUTS, or alone as a fast sampler of the same posterior.
+proposals, the inverse Wishart that the stars ask for and a draw of the prior. Then means and covariances are drawn once
+more with the stars held at their places within their components (`hbcal.mixture_noncentred`). Before all that single
+components jump (`hbcal.mixture_jumps`), and pairs of them are fitted anew (`hbcal.mixture_pairs`). At last the
+components are put in a new order. Each step leaves the posterior of `hbcal.programs.dp_mixture` as it is, so sweeps may
+stand between transitions of NUTS, or alone as a fast sampler of the same posterior.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpyro.distributions as dist
 
 from hbcal._typing import Array
 from hbcal.mixture_jumps import Atoms, inverse_wishart, jump, log_prior
+from hbcal.mixture_noncentred import noncentred
 from hbcal.mixture_pairs import repair
 from hbcal.numerics.star_draws import draw_true
 from hbcal.numerics.star_mixture import log_joint
@@ -64,7 +66,7 @@ def sweep(
     Source: Ishwaran and James 2001, Journal of the American Statistical Association 96, 161; true values as missing
     data: Bovy, Hogg and Roweis 2011, Annals of Applied Statistics 5, 1657.
     """
-    keys = jax.random.split(key, 10)
+    keys = jax.random.split(key, 11)
     stars = design.stars.with_value(y)
     n_comp, d = sites["mean"].shape
     log_weight, mean, root = components(sites, priors)
@@ -91,6 +93,7 @@ def sweep(
     new_mean = _mean(keys[2], n[:n_comp], first, root[:n_comp], priors)
     about = second - _pairs(new_mean, first) - _pairs(first, new_mean) + n[:n_comp, None] * _pairs(new_mean, new_mean)
     new_root = _covariance(keys[3], n[:n_comp], square(about), root[:n_comp], priors)
+    new_mean, new_root = noncentred(keys[10], stars, which, true, new_mean, new_root, priors)
     sd = jnp.sqrt((new_root**2).sum(2))
 
     after = jnp.cumsum(n[:n_comp][::-1])[::-1]

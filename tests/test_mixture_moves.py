@@ -94,3 +94,12 @@ def test_pairs_fitted_anew_leave_prior_and_simulation(design, fresh, monkeypatch
     assert worst(fresh, moved(design, 1, 4)) > ALARM
     monkeypatch.setattr("hbcal.mixture_pairs._log_near", lambda mean, root, near: jnp.zeros(2))  # any fit as likely
     assert worst(fresh, moved(design, 1, 4)) < ALARM
+
+
+@pytest.mark.slow
+def test_stars_held_at_their_places_leave_prior_and_simulation(design, fresh, monkeypatch):
+    monkeypatch.setattr(moves, "JUMPS", 0)
+    monkeypatch.setattr(moves, "REPAIRS", 0.0)
+    assert worst(fresh, moved(design, 1, 4)) > ALARM
+    monkeypatch.setattr("hbcal.mixture_noncentred._log_volume", lambda root: jnp.zeros(len(root)))
+    assert worst(fresh, moved(design, 1, 4)) < ALARM

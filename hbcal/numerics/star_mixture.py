@@ -21,9 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from hbcal._typing import Array, Float
-from hbcal.numerics.stars import Stars, pair
+from hbcal.numerics.stars import Stars, lower, pair
 
 LOG_2PI = float(np.log(2.0 * np.pi))
+LEAST = 1e-8  # variance, in squares of the unit, for `precisions`
 
 
 @jax.custom_vjp
@@ -160,6 +161,34 @@ def back(off: dict[tuple[int, int], Array], inverse: list[Array], z: list[Array]
             left = left - off[k, i] * alpha[k]
         alpha[i] = left * inverse[i]
     return alpha
+
+
+def precisions(stars: Stars) -> Float[Array, "n_block n_pair n_lane"]:
+    """S^-1 of what was measured of each star, 0 where nothing was.
+
+    Args:
+        stars: from `pack_stars`; `LEAST` is added to each variance, since S may be singular.
+
+    Returns:
+        Lower triangles, 1 / unit squared.
+
+    Errors:
+        None.
+
+    Example:
+        >>> from hbcal.numerics.stars import pack_stars, unblocked
+        >>> stars = pack_stars(np.array([[0.0, np.nan]]), np.tile(4.0 * np.eye(2), (1, 1, 1)))
+        >>> (unblocked(precisions(stars), 1).round(6) + 0.0).tolist()  # no -0.0
+        [[0.25, 0.0, 0.0]]
+    """
+    d = jnp.shape(stars.value)[1]
+
+    def one(block: Stars) -> Array:
+        _, off, inverse, _ = solve(block, jnp.zeros((1, d, 1)), LEAST * lower(jnp.eye(d))[None, :, None])
+        whole = _invert(off, inverse)
+        return jnp.stack([(block.seen[i] * block.seen[j]) * whole[i, j][0] for i in range(d) for j in range(i + 1)])
+
+    return jax.lax.map(one, stars)
 
 
 def _invert(off: dict[tuple[int, int], Array], inverse: list[Array]) -> dict[tuple[int, int], Array]:
