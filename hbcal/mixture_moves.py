@@ -4,9 +4,10 @@ Stars are given to components, their true values drawn, and then everything else
 background exactly; the means exactly; the covariances, whose prior is not conjugate, by Metropolis' rule with two
 proposals, the inverse Wishart that the stars ask for and a draw of the prior. Then means and covariances are drawn once
 more with the stars held at their places within their components (`hbcal.mixture_noncentred`). Before all that single
-components jump (`hbcal.mixture_jumps`), and pairs of them are fitted anew (`hbcal.mixture_pairs`). At last the
-components are put in a new order. Each step leaves the posterior of `hbcal.programs.dp_mixture` as it is, so sweeps may
-stand between transitions of NUTS, or alone as a fast sampler of the same posterior.
+components jump (`hbcal.mixture_jumps`), and now and then one of them (`hbcal.mixture_births`) or a pair
+(`hbcal.mixture_pairs`) is fitted anew. At last the components are put in a new order. Each step leaves the posterior of
+`hbcal.programs.dp_mixture` as it is, so sweeps may stand between transitions of NUTS, or alone as a fast sampler of the
+same posterior.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from hbcal._typing import Array
+from hbcal.mixture_births import birth
 from hbcal.mixture_jumps import Atoms, inverse_wishart, jump, log_prior
 from hbcal.mixture_noncentred import noncentred
 from hbcal.mixture_pairs import repair
@@ -32,7 +34,8 @@ from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, components
 Sites = Mapping[str, Any]  # site -> array, or number
 PRIORS = MixturePriors()
 JUMPS = 4  # of single components, tried in each sweep
-REPAIRS = 0.5  # share of the sweeps in which a pair of components is fitted anew
+BIRTHS = 0.1  # share of the sweeps in which a component is fitted anew beside the others
+REPAIRS = 0.05  # and in which a pair of components is
 LEAST = 0.1  # of the inverse Wishart: its prior scale, in squares of the prior's median sd
 
 
@@ -66,7 +69,7 @@ def sweep(
     Source: Ishwaran and James 2001, Journal of the American Statistical Association 96, 161; true values as missing
     data: Bovy, Hogg and Roweis 2011, Annals of Applied Statistics 5, 1657.
     """
-    keys = jax.random.split(key, 11)
+    keys = jax.random.split(key, 13)
     stars = design.stars.with_value(y)
     n_comp, d = sites["mean"].shape
     log_weight, mean, root = components(sites, priors)
@@ -77,8 +80,11 @@ def sweep(
         return jump(key, atoms, stars, sites["background"], sites["concentration"], priors), None
 
     atoms = jax.lax.scan(once, atoms, jax.random.split(keys[5], JUMPS))[0]
-    anew = lambda atoms: repair(keys[9], atoms, stars, sites["background"], sites["concentration"], priors)  # noqa: E731
-    atoms = jax.lax.cond(jax.random.bernoulli(keys[8], REPAIRS), anew, lambda atoms: atoms, atoms)
+    for move, rate, key_if, key_move in ((birth, BIRTHS, keys[11], keys[12]), (repair, REPAIRS, keys[8], keys[9])):
+        anew = lambda atoms, move=move, key=key_move: (  # noqa: E731
+            move(key, atoms, stars, sites["background"], sites["concentration"], priors)
+        )
+        atoms = jax.lax.cond(jax.random.bernoulli(key_if, rate), anew, lambda atoms: atoms, atoms)
     mean, root = (jnp.concatenate([new, old[n_comp:]]) for new, old in ((atoms.mean, mean), (atoms.root, root)))
     log_weight = log_weight.at[:n_comp].set(jnp.log1p(-sites["background"]) + jnp.log(atoms.weight))
     joint = log_weight[None, :, None] + atoms.density

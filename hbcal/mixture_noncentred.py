@@ -20,6 +20,7 @@ import numpy as np
 
 from hbcal._typing import Array, Float
 from hbcal.mixture_jumps import log_prior
+from hbcal.numerics.component_fit import log_volume
 from hbcal.numerics.star_mixture import precisions
 from hbcal.numerics.stars import Stars, lower, pair
 from hbcal.programs.dp_mixture import MixturePriors
@@ -80,7 +81,7 @@ def noncentred(
 
     def log_rest(theta: Array) -> Array:
         root = unpacked(theta)[1]
-        return log_prior(root, priors) + _log_volume(root) + 0.5 * ((root / RIDGE) ** 2).sum((1, 2))
+        return log_prior(root, priors) + log_volume(root) + 0.5 * ((root / RIDGE) ** 2).sum((1, 2))
 
     ridge = np.where(column == 0, priors.mean, RIDGE) ** -2.0
     curve, pull = _regression(stars, which, true, mean, root, row, column)
@@ -102,12 +103,6 @@ def noncentred(
 
     state = (here, jnp.zeros(k, bool), angle - 2.0 * np.pi, angle, angle)
     return unpacked(jax.lax.scan(shrink, state, jax.random.split(keys[3], TRIES))[0][0])
-
-
-def _log_volume(root: Array) -> Array:
-    """ln of the volume of Sigma per volume of L, but for a constant."""
-    d = root.shape[1]
-    return (np.arange(d, 0, -1)[None] * jnp.log(jnp.diagonal(root, axis1=1, axis2=2))).sum(1)
 
 
 def _regression(

@@ -14,20 +14,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax.scipy.special import betaln
 
 from hbcal._typing import Array
-from hbcal.mixture_jumps import SPLIT, Atoms, inverse_wishart, log_inverse_wishart, log_prior, log_unordered, reordered
+from hbcal.mixture_jumps import SPLIT, Atoms, log_prior, log_unordered, reordered
+from hbcal.numerics.component_fit import draw_fit, fitted, log_fit
 from hbcal.numerics.star_mixture import log_joint, log_likelihood
 from hbcal.numerics.stars import Stars, lower, square, unblocked
 from hbcal.programs.dp_mixture import MixturePriors
 
-STEPS = 20  # of expectation maximisation: with 8, a split that is taken is rarer by four
-WORTH = 0.6  # of a star without error: how much one with errors, shared by two components, tells of either
+STEPS = 8  # of expectation maximisation
+NEWTON = 12  # steps after them
 LEAST = 4.0  # stars that a fitted component counts as at least
 
 
-def deconvolved(stars: Stars, weight: Array, mean: Array, covariance: Array, priors: MixturePriors) -> Any:
+def deconvolved(
+    stars: Stars, weight: Array, mean: Array, covariance: Array, priors: MixturePriors, other: Array | None = None
+) -> Any:
     """Fit a few Gaussians to stars, their errors and missing elements known, by expectation maximisation.
 
     With the slopes g of ln p, and G the symmetric matrix of those of the covariance,
@@ -40,6 +42,7 @@ def deconvolved(stars: Stars, weight: Array, mean: Array, covariance: Array, pri
         stars: those whose `real` is 1.
         weight, mean, covariance: where to begin, (k,), (k, n_dim), (k, n_dim, n_dim).
         priors: of the program.
+        other: ln p of what stays, (n_block, n_lane), where one component is fitted beside it.
 
     Returns:
         Stars per component, means and covariances.
@@ -64,8 +67,13 @@ def deconvolved(stars: Stars, weight: Array, mean: Array, covariance: Array, pri
     def step(fit: Any, _: Any) -> Any:
         n, mean, covariance = fit
         share = jnp.log(n / n.sum())
-        n, of_mean, of_covariance = slopes(stars, share, mean, lower(covariance))
-        n = jnp.maximum(n, LEAST)
+        held = stars
+        if other is not None:
+            s = n[0] / jnp.asarray(stars.real).sum()
+            column = jnp.log(s) + log_joint(stars, jnp.zeros(1), mean, lower(covariance))[:, 0]
+            held = replace(stars, real=stars.real * jnp.exp(column - jnp.logaddexp(column, jnp.log1p(-s) + other)))
+        n, of_mean, of_covariance = slopes(held, share, mean, lower(covariance))
+        n = jnp.clip(n, LEAST, jnp.asarray(stars.real).sum() - LEAST) if other is not None else jnp.maximum(n, LEAST)
         by = jnp.einsum("kij,kj->ki", covariance, of_mean) / n[:, None]
         bent = covariance @ (square(of_covariance) * twice[None]) @ covariance / n[:, None, None]
         new = covariance + bent - by[:, :, None] * by[:, None, :]
@@ -82,10 +90,10 @@ def repair(
 
     Stars are given to components; a pair is that of a star drawn evenly and of any other, in any order. The stars of
     the pair are fitted by one Gaussian, and, from two of them drawn evenly, by two. Proposed is, with even odds, both
-    components near the two (means normal, covariances inverse Wishart, the share of b Beta, all about as wide as so
-    many stars leave them), or one near the one and the other from the prior, with a share ~ Beta(0.2, 1). Neither which
-    pair is drawn nor the fits depend on what the pair is, only on which stars it holds: so Metropolis' rule needs the
-    density of proposals at the new pair and the old, and the likelihood of the pair's stars alone.
+    components near the two, from what their posterior looks like at its mode (`hbcal.numerics.component_fit`), or one
+    near the one and the other from the prior, with a share ~ Beta(0.2, 1). Neither which pair is drawn nor the fits
+    depend on what the pair is, only on which stars it holds: so Metropolis' rule needs the density of proposals at the
+    new pair and the old, and the likelihood of the pair's stars alone.
 
     Args:
         key: of the draws.
@@ -126,23 +134,24 @@ def repair(
     n_held = held.sum()
     seeds = jax.random.categorical(keys[3], jnp.log(held).ravel(), shape=(2,))
     wide = priors.mean**2 * jnp.eye(d)[None]
-    n_one, m_one, s_one = deconvolved(some, n_held[None], jnp.zeros((1, d)), wide, priors)
+    _, m_one, s_one = deconvolved(some, n_held[None], jnp.zeros((1, d)), wide, priors)
     value, seen = (unblocked(each, stars.real.size)[seeds] for each in (stars.value, stars.seen))
     begin = jnp.where(seen > 0, value, m_one)
     n_two, m_two, s_two = deconvolved(some, n_held * jnp.full(2, 0.5), begin, jnp.tile(0.5 * s_one, (2, 1, 1)), priors)
-    noise = (jnp.asarray(stars.error) * held[:, None]).sum((0, 2)) / jnp.maximum(n_held, 1.0)
-    one, two = (_near(n, m, s, square(noise)) for n, m, s in ((n_one, m_one, s_one), (n_two, m_two, s_two)))
+    log_both = lambda mean, root: log_prior(root, priors) - 0.5 * ((mean / priors.mean) ** 2).sum(1)  # noqa: E731
+    nobody = jnp.zeros(())
+    one = fitted(some, nobody, m_one, jnp.linalg.cholesky(s_one), log_both, NEWTON)
+    odds = jnp.log(n_two[1]) - jnp.log(n_two[0])
+    two = fitted(some, odds, m_two, jnp.linalg.cholesky(s_two), log_both, NEWTON)
 
     both = atoms.weight[a] + atoms.weight[b]
     as_two, a_keeps = jax.random.bernoulli(keys[4]), jax.random.bernoulli(keys[5])
-    mean_two, root_two = _draw(keys[6], two)
-    mean_one, root_one = _draw(keys[7], one)
+    share_two, mean_two, root_two = draw_fit(keys[6], two)
+    _, mean_one, root_one = draw_fit(keys[7], one)
     sd = dist.LogNormal(np.log(priors.sd[0]), priors.sd[1]).sample(keys[8], (d,))
     mean_far = priors.mean * jax.random.normal(keys[9], (d,))
     root_far = sd[:, None] * dist.LKJCholesky(d, priors.correlation).sample(keys[10])
     key_share, key_take, key_order = jax.random.split(keys[11], 3)
-    alpha = 1.0 + WORTH * n_two
-    share_two = jax.random.beta(key_share, alpha[1], alpha[0])
     share_one = jax.random.beta(key_share, SPLIT, 1.0)
     pick = lambda two, kept, far: jnp.where(  # noqa: E731
         as_two, two, jnp.where(a_keeps, jnp.stack([kept, far]), jnp.stack([far, kept]))
@@ -161,44 +170,17 @@ def repair(
         mean, root, share = atoms.mean[ab], atoms.root[ab], atoms.weight[b] / both
         shares = jnp.log(jnp.stack([1.0 - share, share]))
         fit = (jax.nn.logsumexp(shares[None, :, None] + atoms.density[:, ab], axis=1) * held).sum()
-        prior = log_prior(root, priors) - (0.5 * (mean / priors.mean) ** 2 + np.log(priors.mean)).sum(1)
-        gauss = -0.5 * d * np.log(2.0 * np.pi)
-        near_two, near_one = _log_near(mean, root, two), _log_near(mean, root, one)
-        beta = lambda x, p, q: (p - 1.0) * jnp.log(x) + (q - 1.0) * jnp.log1p(-x) - betaln(p, q)  # noqa: E731
+        prior = log_both(mean, root) - d * (np.log(priors.mean) + 0.5 * np.log(2.0 * np.pi))
+        beta = lambda x: (SPLIT - 1.0) * jnp.log(x) + np.log(SPLIT)  # noqa: E731
         proposed = jnp.stack([
-            np.log(0.5) + near_two.sum() + beta(share, alpha[1], alpha[0]),
-            np.log(0.25) + near_one[0] + prior[1] + gauss + beta(share, SPLIT, 1.0),
-            np.log(0.25) + near_one[1] + prior[0] + gauss + beta(share, 1.0, SPLIT),
+            np.log(0.5) + log_fit(share, mean, root, two),
+            np.log(0.25) + log_fit(share, mean[:1], root[:1], one) + prior[1] + beta(share),
+            np.log(0.25) + log_fit(share, mean[1:], root[1:], one) + prior[0] + beta(1.0 - share),
         ])  # fmt: skip
-        return fit + prior.sum() + 2.0 * gauss - jax.nn.logsumexp(proposed)
+        return fit + prior.sum() - jax.nn.logsumexp(proposed)
 
     gain = log_ratio(moved) - log_ratio(atoms)
     moved = reordered(key_order, moved)
     gain += log_unordered(moved.weight, concentration) - log_unordered(atoms.weight, concentration)
     take = jnp.log(jax.random.uniform(key_take)) < gain
     return jax.tree.map(lambda new, old: jnp.where(take, new, old), moved, atoms)
-
-
-def _near(n: Array, mean: Array, covariance: Array, blur: Array) -> Any:
-    """What components near a fit are drawn from: root of the means' covariance, degrees of freedom, scale."""
-    d, worth = mean.shape[1], WORTH * n
-    of_mean = jnp.linalg.cholesky((covariance + blur[None]) / worth[:, None, None])
-    freedom = worth + d + 2.0
-    return mean, of_mean, freedom, covariance * (freedom - d - 1.0)[:, None, None]
-
-
-def _draw(key: Array, near: Any) -> tuple[Array, Array]:
-    mean, of_mean, freedom, scale = near
-    key_mean, key_root = jax.random.split(key)
-    off = (of_mean @ jax.random.normal(key_mean, (*mean.shape, 1)))[..., 0]
-    return mean + off, inverse_wishart(key_root, freedom, scale)
-
-
-def _log_near(mean: Array, root: Array, near: Any) -> Array:
-    """ln of the density that `_draw` has there, per component; a single fit is compared with each of them."""
-    centre, of_mean, freedom, scale = (jnp.broadcast_to(each, (2, *each.shape[1:])) for each in near)
-    d = mean.shape[1]
-    off = jax.scipy.linalg.solve_triangular(of_mean, (mean - centre)[..., None], lower=True)[..., 0]
-    log_det = jnp.log(jnp.diagonal(of_mean, axis1=1, axis2=2)).sum(1)
-    normal = -0.5 * (off**2).sum(1) - log_det - 0.5 * d * np.log(2.0 * np.pi)
-    return normal + log_inverse_wishart(root, freedom, jnp.linalg.cholesky(scale))

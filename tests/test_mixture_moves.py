@@ -82,6 +82,8 @@ def test_a_wrong_prior_of_the_covariances_is_caught(design, fresh):
 @pytest.mark.slow
 def test_a_jump_that_forgets_the_prior_of_the_weights_is_caught(design, fresh, monkeypatch):
     monkeypatch.setattr(moves, "JUMPS", 20)
+    monkeypatch.setattr(moves, "REPAIRS", 0.0)
+    monkeypatch.setattr(moves, "BIRTHS", 0.0)
     assert worst(fresh, moved(design, 1, 1)) > ALARM
     monkeypatch.setattr("hbcal.mixture_jumps.log_unordered", lambda weight, concentration: 0.0)
     assert worst(fresh, moved(design, 1, 1)) < ALARM
@@ -91,8 +93,19 @@ def test_a_jump_that_forgets_the_prior_of_the_weights_is_caught(design, fresh, m
 def test_pairs_fitted_anew_leave_prior_and_simulation(design, fresh, monkeypatch):
     monkeypatch.setattr(moves, "JUMPS", 0)
     monkeypatch.setattr(moves, "REPAIRS", 1.0)
+    monkeypatch.setattr(moves, "BIRTHS", 0.0)
     assert worst(fresh, moved(design, 1, 4)) > ALARM
-    monkeypatch.setattr("hbcal.mixture_pairs._log_near", lambda mean, root, near: jnp.zeros(2))  # any fit as likely
+    monkeypatch.setattr("hbcal.mixture_pairs.log_fit", lambda *args: jnp.zeros(()))  # any fit as likely
+    assert worst(fresh, moved(design, 1, 4)) < ALARM
+
+
+@pytest.mark.slow
+def test_births_leave_prior_and_simulation(design, fresh, monkeypatch):
+    monkeypatch.setattr(moves, "JUMPS", 0)
+    monkeypatch.setattr(moves, "REPAIRS", 0.0)
+    monkeypatch.setattr(moves, "BIRTHS", 1.0)
+    assert worst(fresh, moved(design, 1, 4)) > ALARM
+    monkeypatch.setattr("hbcal.mixture_births.log_fit", lambda *args: jnp.zeros(()))  # any fit as likely
     assert worst(fresh, moved(design, 1, 4)) < ALARM
 
 
@@ -100,6 +113,7 @@ def test_pairs_fitted_anew_leave_prior_and_simulation(design, fresh, monkeypatch
 def test_stars_held_at_their_places_leave_prior_and_simulation(design, fresh, monkeypatch):
     monkeypatch.setattr(moves, "JUMPS", 0)
     monkeypatch.setattr(moves, "REPAIRS", 0.0)
+    monkeypatch.setattr(moves, "BIRTHS", 0.0)
     assert worst(fresh, moved(design, 1, 4)) > ALARM
-    monkeypatch.setattr("hbcal.mixture_noncentred._log_volume", lambda root: jnp.zeros(len(root)))
+    monkeypatch.setattr("hbcal.mixture_noncentred.log_volume", lambda root: jnp.zeros(len(root)))
     assert worst(fresh, moved(design, 1, 4)) < ALARM

@@ -163,6 +163,37 @@ def back(off: dict[tuple[int, int], Array], inverse: list[Array], z: list[Array]
     return alpha
 
 
+def solved(
+    block: Stars, mean: Float[Array, "n_comp n_dim"], covariance: Float[Array, "n_comp n_pair"]
+) -> tuple[Array, Array, Array]:
+    """What a block of stars says of each component.
+
+    Args:
+        block: one block of `Stars`.
+        mean, covariance: as for `log_likelihood`.
+
+    Returns:
+        ln N (n_comp, n_lane), V^-1 (x - mu) (n_comp, n_dim, n_lane), and the lower triangle of V^-1, (n_comp, n_pair,
+        n_lane), V = Sigma + S; 0 where nothing was measured.
+
+    Errors:
+        None.
+
+    Example:
+        >>> from hbcal.numerics.stars import pack_stars
+        >>> block = jax.tree.map(lambda leaf: leaf[0], pack_stars(np.array([[8.0]]), np.full((1, 1, 1), 3.0)))
+        >>> [float(each.ravel()[0]) for each in solved(block, jnp.zeros((1, 1)), jnp.ones((1, 1)))[1:]]
+        [2.0, 0.25]
+    """
+    d = mean.shape[1]
+    # without the barriers XLA computes the factors again for each of the entries
+    log_density, off, inverse, z = jax.lax.optimization_barrier(solve(block, mean[..., None], covariance[..., None]))
+    pull, whole = jax.lax.optimization_barrier((back(off, inverse, z), _invert(off, inverse)))
+    alpha = jnp.stack([block.seen[i][None] * each for i, each in enumerate(pull)], axis=1)
+    both = [(block.seen[i] * block.seen[j])[None] * whole[i, j] for i in range(d) for j in range(i + 1)]
+    return log_density, alpha, jnp.stack(both, axis=1)
+
+
 def precisions(stars: Stars) -> Float[Array, "n_block n_pair n_lane"]:
     """S^-1 of what was measured of each star, 0 where nothing was.
 
@@ -184,9 +215,7 @@ def precisions(stars: Stars) -> Float[Array, "n_block n_pair n_lane"]:
     d = jnp.shape(stars.value)[1]
 
     def one(block: Stars) -> Array:
-        _, off, inverse, _ = solve(block, jnp.zeros((1, d, 1)), LEAST * lower(jnp.eye(d))[None, :, None])
-        whole = _invert(off, inverse)
-        return jnp.stack([(block.seen[i] * block.seen[j]) * whole[i, j][0] for i in range(d) for j in range(i + 1)])
+        return solved(block, jnp.zeros((1, d)), LEAST * lower(jnp.eye(d))[None])[2][0]
 
     return jax.lax.map(one, stars)
 
