@@ -182,7 +182,7 @@ def log_volume(root: Float[Array, "n_comp n_dim n_dim"]) -> Float[Array, " n_com
         [4.0]
     """
     d = root.shape[1]
-    return (np.arange(d, 0, -1)[None] * jnp.log(jnp.diagonal(root, axis1=1, axis2=2))).sum(1)
+    return (jnp.arange(d, 0, -1)[None] * jnp.log(jnp.diagonal(root, axis1=1, axis2=2))).sum(1)
 
 
 def _moved(t: Array, logit: Array, mean: Array, root: Array) -> tuple[Array, Array, Array]:
