@@ -6,14 +6,15 @@ make room for it. Here all others stay as they are and only hand over what they 
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jax.scipy.special import betaln
 
 from hbcal._typing import Array
-from hbcal.mixture_jumps import Atoms, log_prior, log_unordered, reordered
+from hbcal.mixture_jumps import Atoms, draw_base, log_base, taken
 from hbcal.mixture_pairs import deconvolved
 from hbcal.numerics.component_fit import draw_fit, fitted, log_fit
 from hbcal.numerics.star_mixture import log_joint
@@ -62,7 +63,7 @@ def birth(
     b = jax.random.randint(keys[0], (), 0, k)
     n_star, stays = jnp.asarray(stars.real).sum(), jnp.arange(k) != b
     among = jnp.where(stays, jnp.log(atoms.weight) - jnp.log1p(-atoms.weight[b]), -jnp.inf)
-    # the background's share is beside s: what the fit sees as the others' has it in the same proportion for every s
+    # the fit takes the background for one of the others, whose shares s changes; the rule below does not
     rest = jnp.append(jnp.log1p(-background) + among, jnp.log(background))
     other = jax.nn.logsumexp(rest[None, :, None] + atoms.density, axis=1)
 
@@ -70,15 +71,13 @@ def birth(
     begin = unblocked(stars.value, stars.real.size)[seed][None]
     narrow = (BEGIN[1] * priors.sd[0]) ** 2 * jnp.eye(d)[None]
     n, mean, covariance = deconvolved(stars, BEGIN[0] * n_star[None], begin, narrow, priors, other)
-    log_each = lambda mean, root: log_prior(root, priors) - 0.5 * ((mean / priors.mean) ** 2).sum(1)  # noqa: E731
+    base = partial(log_base, priors=priors)
     odds = jnp.log(n[0]) - jnp.log(n_star - n[0])
-    fit = fitted(stars, odds, mean, jnp.linalg.cholesky(covariance), log_each, NEWTON, other)
+    fit = fitted(stars, odds, mean, jnp.linalg.cholesky(covariance), base, NEWTON, other)
 
     here = jax.random.bernoulli(keys[2])
     share_here, mean_here, root_here = draw_fit(keys[3], fit)
-    sd = dist.LogNormal(np.log(priors.sd[0]), priors.sd[1]).sample(keys[4], (d,))
-    mean_far = priors.mean * jax.random.normal(keys[5], (d,))
-    root_far = sd[:, None] * dist.LKJCholesky(d, priors.correlation).sample(keys[6])
+    mean_far, root_far = draw_base(keys[np.array([5, 4, 6])], d, priors)
     share_far = jax.random.beta(keys[7], FAR, 1.0 + FAR * n_star)
     share = jnp.clip(jnp.where(here, share_here, share_far), 1e-12, 1.0 - 1e-12)
     mean, root = jnp.where(here, mean_here[0], mean_far), jnp.where(here, root_here[0], root_far)
@@ -91,14 +90,11 @@ def birth(
         mean, root, share = atoms.mean[b][None], atoms.root[b][None], atoms.weight[b]
         log_weight = jnp.append(jnp.log1p(-background) + jnp.log(atoms.weight), jnp.log(background))
         like = (jax.nn.logsumexp(log_weight[None, :, None] + atoms.density, axis=1) * stars.real).sum()
-        prior = log_each(mean, root)[0] - d * (np.log(priors.mean) + 0.5 * np.log(2.0 * np.pi))
+        prior = base(mean, root)[0]
         p, q = FAR, 1.0 + FAR * n_star
         far = prior + (p - 1.0) * jnp.log(share) + (q - 1.0) * jnp.log1p(-share) - betaln(p, q)
         proposed = jnp.logaddexp(log_fit(share, mean, root, fit), far)
         return like + prior + (k - 2.0) * jnp.log1p(-share) - proposed  # the others' shares have (1 - s)^(k - 2)
 
     gain = log_ratio(moved) - log_ratio(atoms)
-    moved = reordered(keys[8], moved)
-    gain += log_unordered(moved.weight, concentration) - log_unordered(atoms.weight, concentration)
-    take = jnp.log(jax.random.uniform(keys[9])) < gain
-    return jax.tree.map(lambda new, old: jnp.where(take, new, old), moved, atoms)
+    return taken(keys[8], keys[9], atoms, moved, gain, concentration)

@@ -122,6 +122,79 @@ def reordered(key: Array, atoms: Atoms) -> Atoms:
     return Atoms(atoms.weight[order], atoms.mean[order], atoms.root[order], atoms.density[:, all_of])
 
 
+def taken(key_order: Array, key_take: Array, atoms: Atoms, moved: Atoms, gain: Array, concentration: Array) -> Atoms:
+    """What Metropolis' rule makes of a move, its order drawn anew.
+
+    Args:
+        key_order, key_take: of the order and of the decision.
+        atoms, moved: before and after.
+        gain: ln of the ratio of densities over that of proposals, but for the prior of the weights.
+        concentration: of the Dirichlet process.
+
+    Returns:
+        One of the two.
+
+    Errors:
+        None: a gain that is not a number is not taken.
+
+    Example:
+        >>> atoms = Atoms(jnp.full(2, 0.5), jnp.zeros((2, 1)), jnp.ones((2, 1, 1)), jnp.zeros((1, 3, 256)))
+        >>> keys = jax.random.split(jax.random.PRNGKey(0))
+        >>> taken(*keys, atoms, atoms._replace(mean=jnp.ones((2, 1))), jnp.array(jnp.nan), jnp.array(1.0)).mean.sum()
+        Array(0., dtype=float64)
+    """
+    moved = reordered(key_order, moved)
+    gain += log_unordered(moved.weight, concentration) - log_unordered(atoms.weight, concentration)
+    take = jnp.log(jax.random.uniform(key_take)) < gain
+    return jax.tree.map(lambda new, old: jnp.where(take, new, old), moved, atoms)
+
+
+def draw_base(keys: Array, n_dim: int, priors: MixturePriors) -> tuple[Array, Array]:
+    """A mean and a root from the prior of components, the base distribution of the Dirichlet process.
+
+    Args:
+        keys: three, of the mean, the widths and the correlations.
+        n_dim: elements.
+        priors: of the program.
+
+    Returns:
+        (n_dim,) and (n_dim, n_dim).
+
+    Errors:
+        None.
+
+    Example:
+        >>> mean, root = draw_base(jax.random.split(jax.random.PRNGKey(0), 3), 2, MixturePriors())
+        >>> mean.shape, root.shape
+        ((2,), (2, 2))
+    """
+    sd = dist.LogNormal(np.log(priors.sd[0]), priors.sd[1]).sample(keys[1], (n_dim,))
+    corr = dist.LKJCholesky(n_dim, priors.correlation).sample(keys[2])
+    return priors.mean * jax.random.normal(keys[0], (n_dim,)), sd[:, None] * corr
+
+
+def log_base(mean: Array, root: Array, priors: MixturePriors) -> Array:
+    """ln of the density that `draw_base` has, in the mean and the entries of Sigma.
+
+    Args:
+        mean, root: (n_comp, n_dim) and (n_comp, n_dim, n_dim).
+        priors: of the program.
+
+    Returns:
+        (n_comp,).
+
+    Errors:
+        None.
+
+    Example:
+        >>> one = jnp.ones((1, 1))
+        >>> found = log_base(0.0 * one, one[None], MixturePriors(mean=2.0)) - log_prior(one[None], MixturePriors())
+        >>> round(float(jnp.exp(found)[0]), 6) == round(1.0 / (2.0 * (2.0 * np.pi) ** 0.5), 6)
+        True
+    """
+    return log_prior(root, priors) + dist.Normal(0.0, priors.mean).log_prob(mean).sum(1)
+
+
 def inverse_wishart(key: Array, freedom: Array, scale: Array) -> Array:
     """Lower triangular roots of draws of inverse Wishart distributions: Bartlett's decomposition of the precision.
 
@@ -221,17 +294,16 @@ def jump(
     both, centre, half = atoms.weight[a] + atoms.weight[b], atoms.mean[a], atoms.root[a]
     share = jnp.clip(jax.random.beta(keys[2], SPLIT, 1.0), 1e-12, 1.0 - 1e-12)
     near, noise = jax.random.bernoulli(keys[3]), jax.random.normal(keys[4], (d,))
-    mean = jnp.where(near, centre + half @ noise, priors.mean * noise)
+    mean_far, root_far = draw_base(keys[np.array([4, 6, 7])], d, priors)
+    mean = jnp.where(near, centre + half @ noise, mean_far)
     shape = inverse_wishart(keys[5], jnp.full(1, d + FREEDOM), (FREEDOM - 1.0) * (half @ half.T)[None])[0]
-    sd = dist.LogNormal(np.log(priors.sd[0]), priors.sd[1]).sample(keys[6], (d,))
-    root = jnp.where(near, shape, sd[:, None] * dist.LKJCholesky(d, priors.correlation).sample(keys[7]))
+    root = jnp.where(near, shape, root_far)
     weight = atoms.weight.at[b].set(share * both).at[a].set((1.0 - share) * both)
     column = log_joint(stars, jnp.zeros(1), mean[None], lower((root @ root.T)[None]))[:, 0]
     moved = Atoms(weight, atoms.mean.at[b].set(mean), atoms.root.at[b].set(root), atoms.density.at[:, b].set(column))
 
     def log_prior_of(atoms: Atoms) -> Array:
-        off = atoms.mean[b] / priors.mean
-        return log_prior(atoms.root[b][None], priors)[0] - (0.5 * off**2 + np.log(priors.mean)).sum()
+        return log_base(atoms.mean[b][None], atoms.root[b][None], priors)[0]
 
     def log_target(atoms: Atoms) -> Array:
         log_weight = jnp.append(jnp.log1p(-background) + jnp.log(atoms.weight), jnp.log(background))
@@ -244,11 +316,8 @@ def jump(
         off = jax.scipy.linalg.solve_triangular(half, atoms.mean[b] - centre, lower=True)
         scale = (FREEDOM - 1.0) ** 0.5 * half[None]
         wishart = log_inverse_wishart(atoms.root[b][None], jnp.full(1, d + FREEDOM), scale)[0]
-        nearby = wishart - 0.5 * (off**2).sum() - jnp.log(jnp.diagonal(half)).sum()
+        nearby = wishart - 0.5 * (off**2 + np.log(2.0 * np.pi)).sum() - jnp.log(jnp.diagonal(half)).sum()
         return parent + (SPLIT - 1.0) * jnp.log(atoms.weight[b] / both) + jnp.logaddexp(nearby, log_prior_of(atoms))
 
     gain = log_target(moved) - log_target(atoms) + log_proposal(atoms) - log_proposal(moved)
-    moved = reordered(keys[9], moved)
-    gain += log_unordered(moved.weight, concentration) - log_unordered(atoms.weight, concentration)
-    take = jnp.log(jax.random.uniform(keys[8])) < gain
-    return jax.tree.map(lambda new, old: jnp.where(take, new, old), moved, atoms)
+    return taken(keys[9], keys[8], atoms, moved, gain, concentration)

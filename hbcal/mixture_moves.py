@@ -76,15 +76,15 @@ def sweep(
     density = log_joint(stars, jnp.zeros(n_comp + 1), mean, lower(root @ jnp.swapaxes(root, 1, 2)))
     atoms = Atoms(jnp.exp(log_weights(sites["stick"])), sites["mean"], root[:n_comp], density)
 
+    given = stars, sites["background"], sites["concentration"], priors
+
     def once(atoms: Atoms, key: Array) -> tuple[Atoms, None]:
-        return jump(key, atoms, stars, sites["background"], sites["concentration"], priors), None
+        return jump(key, atoms, *given), None
 
     atoms = jax.lax.scan(once, atoms, jax.random.split(keys[5], JUMPS))[0]
-    for move, rate, key_if, key_move in ((birth, BIRTHS, keys[11], keys[12]), (repair, REPAIRS, keys[8], keys[9])):
-        anew = lambda atoms, move=move, key=key_move: (  # noqa: E731
-            move(key, atoms, stars, sites["background"], sites["concentration"], priors)
-        )
-        atoms = jax.lax.cond(jax.random.bernoulli(key_if, rate), anew, lambda atoms: atoms, atoms)
+    stay = lambda atoms: atoms  # noqa: E731
+    atoms = jax.lax.cond(jax.random.bernoulli(keys[11], BIRTHS), lambda at: birth(keys[12], at, *given), stay, atoms)
+    atoms = jax.lax.cond(jax.random.bernoulli(keys[8], REPAIRS), lambda at: repair(keys[9], at, *given), stay, atoms)
     mean, root = (jnp.concatenate([new, old[n_comp:]]) for new, old in ((atoms.mean, mean), (atoms.root, root)))
     log_weight = log_weight.at[:n_comp].set(jnp.log1p(-sites["background"]) + jnp.log(atoms.weight))
     joint = log_weight[None, :, None] + atoms.density

@@ -22,7 +22,7 @@ from hbcal._typing import Array, Float
 from hbcal.mixture_jumps import log_prior
 from hbcal.numerics.component_fit import log_volume
 from hbcal.numerics.star_mixture import precisions
-from hbcal.numerics.stars import Stars, lower, pair
+from hbcal.numerics.stars import Stars, lower, pair, places
 from hbcal.programs.dp_mixture import MixturePriors
 
 TRIES = 12  # angles on the ellipse; what is still outside the slice then stays where it is
@@ -125,5 +125,5 @@ def _regression(
 
     nothing = jnp.zeros((k * n_pair, len(row_b))), jnp.zeros((k * d, d + 1))
     curve, pull = jax.lax.scan(one, nothing, (stars, precisions(stars), which, true))[0]
-    at = lambda x: np.array([[pair(max(i, j), min(i, j)) for j in x.tolist()] for i in x.tolist()])  # noqa: E731
-    return curve.reshape(k, n_pair, -1)[:, at(row), at(column)], pull.reshape(k, d, d + 1)[:, row, column]
+    of_entry = curve.reshape(k, n_pair, -1)[:, places(row, row), places(column, column)]
+    return of_entry, pull.reshape(k, d, d + 1)[:, row, column]

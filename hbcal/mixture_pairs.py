@@ -8,15 +8,15 @@ to the other, since both components have to change together. Here both are propo
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 
 from hbcal._typing import Array
-from hbcal.mixture_jumps import SPLIT, Atoms, log_prior, log_unordered, reordered
+from hbcal.mixture_jumps import SPLIT, Atoms, draw_base, log_base, taken
 from hbcal.numerics.component_fit import draw_fit, fitted, log_fit
 from hbcal.numerics.star_mixture import log_joint, log_likelihood
 from hbcal.numerics.stars import Stars, lower, square, unblocked
@@ -138,19 +138,16 @@ def repair(
     value, seen = (unblocked(each, stars.real.size)[seeds] for each in (stars.value, stars.seen))
     begin = jnp.where(seen > 0, value, m_one)
     n_two, m_two, s_two = deconvolved(some, n_held * jnp.full(2, 0.5), begin, jnp.tile(0.5 * s_one, (2, 1, 1)), priors)
-    log_both = lambda mean, root: log_prior(root, priors) - 0.5 * ((mean / priors.mean) ** 2).sum(1)  # noqa: E731
-    nobody = jnp.zeros(())
-    one = fitted(some, nobody, m_one, jnp.linalg.cholesky(s_one), log_both, NEWTON)
+    base = partial(log_base, priors=priors)
+    one = fitted(some, jnp.zeros(()), m_one, jnp.linalg.cholesky(s_one), base, NEWTON)
     odds = jnp.log(n_two[1]) - jnp.log(n_two[0])
-    two = fitted(some, odds, m_two, jnp.linalg.cholesky(s_two), log_both, NEWTON)
+    two = fitted(some, odds, m_two, jnp.linalg.cholesky(s_two), base, NEWTON)
 
     both = atoms.weight[a] + atoms.weight[b]
     as_two, a_keeps = jax.random.bernoulli(keys[4]), jax.random.bernoulli(keys[5])
     share_two, mean_two, root_two = draw_fit(keys[6], two)
     _, mean_one, root_one = draw_fit(keys[7], one)
-    sd = dist.LogNormal(np.log(priors.sd[0]), priors.sd[1]).sample(keys[8], (d,))
-    mean_far = priors.mean * jax.random.normal(keys[9], (d,))
-    root_far = sd[:, None] * dist.LKJCholesky(d, priors.correlation).sample(keys[10])
+    mean_far, root_far = draw_base(keys[np.array([9, 8, 10])], d, priors)
     key_share, key_take, key_order = jax.random.split(keys[11], 3)
     share_one = jax.random.beta(key_share, SPLIT, 1.0)
     pick = lambda two, kept, far: jnp.where(  # noqa: E731
@@ -170,7 +167,7 @@ def repair(
         mean, root, share = atoms.mean[ab], atoms.root[ab], atoms.weight[b] / both
         shares = jnp.log(jnp.stack([1.0 - share, share]))
         fit = (jax.nn.logsumexp(shares[None, :, None] + atoms.density[:, ab], axis=1) * held).sum()
-        prior = log_both(mean, root) - d * (np.log(priors.mean) + 0.5 * np.log(2.0 * np.pi))
+        prior = base(mean, root)
         beta = lambda x: (SPLIT - 1.0) * jnp.log(x) + np.log(SPLIT)  # noqa: E731
         proposed = jnp.stack([
             np.log(0.5) + log_fit(share, mean, root, two),
@@ -180,7 +177,4 @@ def repair(
         return fit + prior.sum() - jax.nn.logsumexp(proposed)
 
     gain = log_ratio(moved) - log_ratio(atoms)
-    moved = reordered(key_order, moved)
-    gain += log_unordered(moved.weight, concentration) - log_unordered(atoms.weight, concentration)
-    take = jnp.log(jax.random.uniform(key_take)) < gain
-    return jax.tree.map(lambda new, old: jnp.where(take, new, old), moved, atoms)
+    return taken(key_order, key_take, atoms, moved, gain, concentration)

@@ -90,30 +90,18 @@ def test_a_jump_that_forgets_the_prior_of_the_weights_is_caught(design, fresh, m
 
 
 @pytest.mark.slow
-def test_pairs_fitted_anew_leave_prior_and_simulation(design, fresh, monkeypatch):
+@pytest.mark.parametrize(
+    ("repairs", "births", "forgotten"),
+    [
+        pytest.param(1.0, 0.0, "mixture_pairs.log_fit", id="pairs"),  # any fit as likely
+        pytest.param(0.0, 1.0, "mixture_births.log_fit", id="births"),
+        pytest.param(0.0, 0.0, "mixture_noncentred.log_volume", id="places"),  # the volume of Sigma per volume of L
+    ],
+)
+def test_each_move_leaves_prior_and_simulation(design, fresh, monkeypatch, repairs, births, forgotten):
     monkeypatch.setattr(moves, "JUMPS", 0)
-    monkeypatch.setattr(moves, "REPAIRS", 1.0)
-    monkeypatch.setattr(moves, "BIRTHS", 0.0)
+    monkeypatch.setattr(moves, "REPAIRS", repairs)
+    monkeypatch.setattr(moves, "BIRTHS", births)
     assert worst(fresh, moved(design, 1, 4)) > ALARM
-    monkeypatch.setattr("hbcal.mixture_pairs.log_fit", lambda *args: jnp.zeros(()))  # any fit as likely
-    assert worst(fresh, moved(design, 1, 4)) < ALARM
-
-
-@pytest.mark.slow
-def test_births_leave_prior_and_simulation(design, fresh, monkeypatch):
-    monkeypatch.setattr(moves, "JUMPS", 0)
-    monkeypatch.setattr(moves, "REPAIRS", 0.0)
-    monkeypatch.setattr(moves, "BIRTHS", 1.0)
-    assert worst(fresh, moved(design, 1, 4)) > ALARM
-    monkeypatch.setattr("hbcal.mixture_births.log_fit", lambda *args: jnp.zeros(()))  # any fit as likely
-    assert worst(fresh, moved(design, 1, 4)) < ALARM
-
-
-@pytest.mark.slow
-def test_stars_held_at_their_places_leave_prior_and_simulation(design, fresh, monkeypatch):
-    monkeypatch.setattr(moves, "JUMPS", 0)
-    monkeypatch.setattr(moves, "REPAIRS", 0.0)
-    monkeypatch.setattr(moves, "BIRTHS", 0.0)
-    assert worst(fresh, moved(design, 1, 4)) > ALARM
-    monkeypatch.setattr("hbcal.mixture_noncentred.log_volume", lambda root: jnp.zeros(len(root)))
+    monkeypatch.setattr(f"hbcal.{forgotten}", lambda *args: jnp.zeros(()))
     assert worst(fresh, moved(design, 1, 4)) < ALARM

@@ -30,7 +30,7 @@ import numpy as np
 
 from hbcal._typing import Array, Float
 from hbcal.numerics.star_mixture import solved
-from hbcal.numerics.stars import Stars, lower, pair
+from hbcal.numerics.stars import Stars, lower, places
 
 FLOOR = 0.05  # of the curvature; a prior of widths within a factor of two has 2
 LogPrior = Callable[[Array, Array], Array]  # means, roots -> ln p(mu, Sigma) of each, a density in the entries of Sigma
@@ -202,9 +202,7 @@ def _posterior(
     n_each = d + d * (d + 1) // 2
     other = jnp.full(jnp.shape(stars.real), -jnp.inf) if other is None else other
     row, column = np.tril_indices(d)
-    entry = lambda a, b: np.array([[pair(max(i, j), min(i, j)) for j in b] for i in a])  # noqa: E731
-    rr, rc, cc = (entry(a.tolist(), b.tolist()) for a, b in ((row, row), (row, column), (column, column)))
-    cr, dd = rc.T, entry(range(d), range(d))
+    rr, rc, cc, dd = (places(*each) for each in ((row, row), (row, column), (column, column), (np.arange(d),) * 2))
     # lower(L^T W L) = turn @ lower(W)
     turn = root[:, row[None, :], row[:, None]] * root[:, column[None, :], column[:, None]]
     turn += jnp.where((row != column)[None, None, :], root[:, column[None, :], row[:, None]]
@@ -247,7 +245,7 @@ def _posterior(
     curve = -jax.vmap(jax.hessian(log_density))(start, mean, root)
     curve = curve.at[:, :d, :d].add(of_delta[:, dd])
     two = lambda one, other: of_bend[:, one, other]  # noqa: E731
-    curve = curve.at[:, d:, d:].add(two(rc, cr) + two(rr, cc))
+    curve = curve.at[:, d:, d:].add(two(rc, rc.T) + two(rr, cc))
     if alone:
         return value, slope[0], curve[0]
     crossed, n_last = mixed

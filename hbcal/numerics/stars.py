@@ -146,8 +146,27 @@ def square(triangle: AnyArray) -> Array:
         [[1.0, 2.0], [2.0, 3.0]]
     """
     d = int((2 * triangle.shape[-1]) ** 0.5)
-    at = np.array([[pair(max(i, j), min(i, j)) for j in range(d)] for i in range(d)])
-    return jnp.asarray(triangle)[..., at]
+    return jnp.asarray(triangle)[..., places(np.arange(d), np.arange(d))]
+
+
+def places(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Where the entries (i, j) of a symmetric matrix stand in its lower triangle, row after row.
+
+    Args:
+        i, j: rows and columns, in any order.
+
+    Returns:
+        Places, (len(i), len(j)).
+
+    Errors:
+        None.
+
+    Example:
+        >>> places(np.array([0, 2]), np.array([1])).tolist()
+        [[1], [4]]
+    """
+    high, low = np.maximum.outer(i, j), np.minimum.outer(i, j)
+    return high * (high + 1) // 2 + low
 
 
 def pair(i: int, j: int) -> int:
