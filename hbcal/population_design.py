@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hbcal._typing import Array
+from hbcal._typing import AnyArray, Array
 from hbcal.catalogue.abundances import Abundances
 from hbcal.infer.moves import Moves
 from hbcal.infer.task import Task
@@ -24,6 +24,7 @@ from hbcal.programs.dp_mixture_calibrated import dp_mixture_calibrated
 
 N_POINT = 50  # fixed points of the density, and pairs of stars, that convergence is judged on
 OCCUPIED = 0.01  # share of the stars that makes a component a population
+FIRST = 2  # stars per element that a chain begins with: hardly more than the prior
 NOISE = {"stick": 0.3, "sd": 0.3, "background": 0.5}  # of the copy that the steps of NUTS are taken from, unconstrained
 
 
@@ -83,16 +84,48 @@ def pose(abundances: Abundances, recipe: PopulationRecipe, sweeps: int, *, joint
     n_shift = stars.shift.shape[2]
     if n_shift:
         starts = tuple({**start, "calibration": np.zeros(n_shift)} for start in starts)
-        moves = Moves(joint_sweep, calibrated_scales, NOISE, sweeps) if joint else (
-            Moves(cut_sweep, calibrated_scales, NOISE, sweeps, held=("calibration",))
+        moves = Moves(joint_sweep, calibrated_scales, NOISE, sweeps, grow=growing) if joint else (
+            Moves(cut_sweep, calibrated_scales, NOISE, sweeps, held=("calibration",), grow=growing)
         )  # fmt: skip
     else:
-        moves = Moves(sweep, scales, NOISE, sweeps)
+        moves = Moves(sweep, scales, NOISE, sweeps, grow=growing)
     task = Task(
         dp_mixture_calibrated if n_shift else dp_mixture, (design, stars.value),
         {"priors": priors_of(recipe.mixture)}, starts[0], complete=functionals, moves=moves, starts=starts,
     )  # fmt: skip
     return Posed(centre, unit, task, points, pairs)
+
+
+def growing(chain: int, done: float, design: MixtureDesign, y: AnyArray) -> tuple[MixtureDesign, AnyArray]:
+    """A part of the stars, drawn anew for each chain, that grows by equal factors: `hbcal.infer.moves.Moves.grow`.
+
+    Components of a few stars come and go; once there are a thousand, a component too many, or one in the wrong place,
+    is one that no chain gets rid of.
+
+    Args:
+        chain: its number.
+        done: 0 for `FIRST` stars per element, 1 for all.
+        design, y: of the program.
+
+    Returns:
+        The same, with `real` 0 for stars that wait.
+
+    Errors:
+        None.
+
+    Example:
+        >>> design, y = pose(tiny_abundances(), tiny_populations(), 1).task.args
+        >>> [int(growing(0, done, design, y)[0].stars.real.sum()) for done in (0.0, 0.5, 1.0)]
+        [4, 22, 120]
+
+    Source: Chopin 2002, Biometrika 89, 539, where data come in one after the other, too.
+    """
+    n, real = design.n_star, np.asarray(design.stars.real)
+    n_first = min(FIRST * design.n_dim, n)
+    here = np.random.default_rng(chain).permutation(n)[: round(n_first ** (1.0 - done) * n**done)]
+    part = np.zeros(real.size)
+    part[here] = 1.0
+    return replace(design, stars=replace(design.stars, real=real * part.reshape(real.shape))), y
 
 
 def priors_of(spec: MixtureSpec) -> MixturePriors:

@@ -19,6 +19,7 @@ from hbcal.infer.moves import moving_kernel
 from hbcal.infer.potential import Potential
 from hbcal.infer.task import Settings, Task
 
+STAGES = 25  # in which data grow
 STATS = ("diverging", "energy", "accept_prob", "num_steps", "step_size")
 
 
@@ -127,6 +128,17 @@ class Sampler:
             raise ValueError("the start has no density, or `noise` lacks a site that the task's `scale` looks at.")
         return state, key_exact
 
+    def _stage(self, chain: int, done: int) -> tuple[Any, int]:
+        """What the next steps of a chain are given, and the step at which that changes."""
+        settings, moves = self.settings, self.task.moves
+        if done >= settings.warmup:
+            return self._args, settings.warmup + settings.draws
+        half = settings.warmup // 2
+        if moves is None or moves.grow is None or done >= half:
+            return self._args, settings.warmup
+        part = moves.grow(chain, done / half, *self.task.args)
+        return jax.device_put(part), min(done + -(-half // STAGES), half)
+
     def run(self, chain: int, folder: Path) -> Iterator[int]:
         """Sample a chain, or what is left of it, into ``folder``; yields the number of steps done.
 
@@ -152,10 +164,10 @@ class Sampler:
             state = jax.tree.unflatten(tree, [jnp.asarray(x) for x in last])
         while done < total:
             yield done
-            edge = settings.warmup if done < settings.warmup else total
+            args, edge = self._stage(chain, done)
             n = min(settings.chunk, edge - done)
             thin = settings.thin if done >= settings.warmup else 1
-            state, (z, stats) = self._steps(state, n, thin, self._args)
+            state, (z, stats) = self._steps(state, n, thin, args)
             arrays: dict[str, Any] = {f"state{i}": x for i, x in enumerate(jax.tree.leaves(state))}
             arrays["start"], arrays["stop"] = done, done + n
             if done >= settings.warmup:

@@ -38,6 +38,9 @@ class Moves:
         noise: site -> h, unconstrained; more than the posterior's sd, or the copy holds the chain back.
         repeat: how often `move` is called before each transition.
         held: sites that the moves alone change, and NUTS leaves as they are.
+        grow: module-level ``f(chain, done, *args) -> args``: a part of the data, all of it where `done` is 1, for the
+            first half of the warmup, of which the share `done` is over; or None. A chain that begins with little has
+            no mode to be caught in, and ends in one that its data made, not its start.
     """
 
     move: Callable[..., Mapping[str, Any]]
@@ -45,6 +48,7 @@ class Moves:
     noise: Mapping[str, float] = field(default_factory=dict)
     repeat: int = 1
     held: tuple[str, ...] = ()
+    grow: Callable[..., tuple[Any, ...]] | None = None
 
 
 def moving_kernel(potential: Potential, settings: Settings, unravel: Callable[[Any], Any]) -> tuple[Any, Any]:

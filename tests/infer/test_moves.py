@@ -72,3 +72,38 @@ def test_a_move_with_a_drift_is_caught():
 def test_a_step_told_by_a_site_without_noise_is_refused():
     with pytest.raises(Exception, match="noise"):
         v_of(stay, {"x": 1.0}, draws=10)
+
+
+def two_modes(y, real):
+    """Most of y is about theta, or, a bridge that many data tear down, all of it is of the few 5 below."""
+    theta = numpyro.sample("theta", dist.Normal(0.0, 5.0))
+    each = jnp.logaddexp(jnp.log(0.9) - 0.5 * (y - theta) ** 2, jnp.log(0.1) - 0.5 * (y - theta + 5.0) ** 2)
+    numpyro.factor("y", (real * each).sum())
+
+
+def stay_with(key, sites, y, real):
+    return sites
+
+
+def one_step(sites, y, real):
+    return {"theta": jnp.array(0.05)}
+
+
+def more(chain, done, y, real):
+    order = np.random.default_rng(chain).permutation(len(y))
+    return y, real * (order < len(y) ** done)
+
+
+def theta_of(grow, folder):
+    args = np.random.default_rng(0).normal(size=400), np.ones(400)
+    task = Task(two_modes, args, start={"theta": 5.0}, moves=Moves(stay_with, one_step, grow=grow))
+    return sample(task, Settings(4, 400, 200, workers=0, seed=1, chunk=50), folder)[0]["theta"]
+
+
+def test_data_that_grow_lead_out_of_a_mode_that_the_start_is_in(tmp_path):
+    grown = theta_of(more, tmp_path / "grown")
+    assert np.abs(grown).max() < 1.5
+    assert theta_of(None, tmp_path / "whole").min() > 3.5
+    for path in sorted((tmp_path / "grown").glob("chain*.npz"))[10:]:  # killed while data grew, and resumed
+        path.unlink()
+    np.testing.assert_array_equal(theta_of(more, tmp_path / "grown"), grown)
