@@ -169,6 +169,8 @@ def _check(recipe: PopulationRecipe) -> None:
             raise HbcalError(f"{where} has the range {list(spec.range)}: it must be [low, high], low < high.")
         if not 0 <= spec.floor < math.inf:
             raise HbcalError(f"{where} has the floor {spec.floor}: it must be 0 (none) or positive.")
+        if spec.floor and not spec.error:
+            raise HbcalError(f"{where} has a floor but no error column that it adds to: name one, or drop the floor.")
     mixture, sampling = recipe.mixture, recipe.sampling
     positive = {"concentration": mixture.concentration, "mean": (mixture.mean,), "sd": mixture.sd}
     positive |= {"correlation": (mixture.correlation,), "background_sd": (mixture.background_sd,)}

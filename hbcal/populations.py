@@ -19,7 +19,7 @@ import xarray as xr
 from hbcal import __version__
 from hbcal._errors import HbcalError, some
 from hbcal.calibration import refuse_few, warn_failed
-from hbcal.catalogue.abundances import Abundances, read_abundances
+from hbcal.catalogue.abundances import Abundances, read_abundances, refuse_unfit
 from hbcal.common_scale import put_on_scale
 from hbcal.folder import check_out, locked, refuse_another_run, run_mark, write_text
 from hbcal.infer.diagnose import diagnose
@@ -95,23 +95,19 @@ def populations(
     if joint and from_calibration is None and getattr(data, "shift", None) is None:
         raise HbcalError("joint needs a calibration that the stars share: give --from-calibration, too.")
     calibration = open_run(from_calibration) if isinstance(from_calibration, str | Path) else from_calibration
-    directions = np.zeros((0, 0))
+    directions, where = np.zeros((0, 0)), "The table of Abundances"
     if isinstance(data, Abundances):
         if calibration is not None:
             raise HbcalError("Abundances that are given as such are taken as they are: give the folder of their table.")
         stars = data
     else:
-        stars = read_abundances(recipe, Path(data))
+        stars, where = read_abundances(recipe, Path(data)), recipe.stars.file
         if calibration is not None:
             path = Path(data) / recipe.stars.file
             stars, directions = put_on_scale(stars, calibration, path, recipe.stars.survey)
-            stars = stars.with_any()
-            if len(stars.star) < recipe.mixture.components:
-                raise HbcalError(
-                    f"The calibration has an answer for {len(stars.star)} star(s) of {path.name}, fewer than the "
-                    f"{recipe.mixture.components} components of the mixture: check the columns that its recipe reads."
-                )
+            stars, where = stars.with_any(), f"{path.name}, where the calibration has an answer,"
     _refuse_untold(stars, calibrated=calibration is not None)
+    refuse_unfit(stars, recipe.mixture.components, where)
     settings = _settings(recipe, fast, seed, chains, draws, warmup, workers)
     recipe = dataclasses.replace(recipe, sampling=dataclasses.replace(recipe.sampling, chains=settings.chains))
 

@@ -279,7 +279,7 @@ def test_stars_that_the_calibration_has_no_answer_for_are_left_out_and_counted(h
     table.loc[1:, labels] = np.nan
     table.loc[:0, labels] = [5000.0, 0.0]
     table.to_csv(tmp_path / "stars.csv", index=False)
-    with pytest.raises(HbcalError, match="has an answer for 1 star"):
+    with pytest.raises(HbcalError, match="the calibration has an answer, has 1 star"):
         populations(recipe, tmp_path, tmp_path / "none", from_calibration=folder / "run", fast=True)
 
 

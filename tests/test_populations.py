@@ -269,6 +269,23 @@ def test_bad_input_gets_its_sentence(mistake, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+UNFIT = {
+    "fewer stars than components": (lambda s: s.take(np.arange(2)), "has 2 star(s)"),
+    "constant element": (lambda s: replace(s, value=np.abs(s.value * [1.0, 1.0, 0.0])), "'al_fe' is 0 for all"),
+    "duplicate stars": (lambda s: replace(s, star=np.array(["a"] * 30, object)), "1 id(s) that are empty or occur"),
+    "covariance that is none": (lambda s: replace(s, covariance=-s.covariance), "30 covariance(s) that are not"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", UNFIT)
+def test_stars_that_no_mixture_fits_get_their_sentence_when_given_as_such_too(mistake, tmp_path):
+    spoil, said = UNFIT[mistake]
+    with pytest.raises(HbcalError) as told:
+        populations(recipe(4), spoil(sky(n=30)[1]), tmp_path / "out")
+    assert said in str(told.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_covariance_that_is_none_gets_its_sentence(tmp_path):
     covariance = np.tile(np.array([[0.01, 0.02], [0.02, 0.01]]), (30, 1, 1))
     names = ["fe_h", "mg_fe"]
@@ -291,6 +308,7 @@ def test_a_covariance_that_is_none_gets_its_sentence(tmp_path):
         ("mixture", {"background": 0.7}, "background = 0.7: give a share"),
         ("sampling", {"draws": 1}, "draws = 1: it must be at least 4"),
         ("elements", {"fe_h": ELEMENTS["fe_h"]}, "a mixture needs two or more"),
+        ("elements", ELEMENTS | {"fe_h": {"value": "fe_h", "floor": 0.1}}, "no error column"),
     ],
 )
 def test_a_bad_recipe_gets_its_sentence(key, value, said):

@@ -74,8 +74,7 @@ def read_abundances(recipe: PopulationRecipe, data: Path) -> Abundances:
         `Abundances`, recipe's units, filtered and subsampled; stars without any element are left out and counted.
 
     Errors:
-        HbcalError for a table that cannot be read, ids twice, errors that are no errors, an element that is the same
-        for all stars, fewer stars than components.
+        HbcalError for a table that cannot be read, ids twice, errors that are no errors.
 
     Example:
         >>> import tempfile
@@ -95,17 +94,6 @@ def read_abundances(recipe: PopulationRecipe, data: Path) -> Abundances:
         chosen = np.sort(np.random.default_rng(0).permutation(n)[: recipe.stars.subsample])
         left_out = {**found.left_out, "not drawn into the subsample": n - len(chosen)}
         found = replace(found.take(chosen), left_out=left_out)
-    if len(found.star) < recipe.mixture.components:
-        raise HbcalError(
-            f"{recipe.stars.file} has {len(found.star)} star(s) with any of {some(found.elements)}, fewer than the "
-            f"{recipe.mixture.components} components of the mixture: give more stars, or fewer components."
-        )
-    for e, name in enumerate(found.elements):
-        seen = found.value[np.isfinite(found.value[:, e]), e]
-        if len(seen) and not np.ptp(seen) > 0:
-            raise HbcalError(
-                f"The element {name!r} is {seen[0]:g} for all {len(seen)} stars that have it: leave it out."
-            )
     return found
 
 
@@ -159,6 +147,41 @@ def read_stars(path: Path, spec: StarsSpec, elements: Mapping[str, ElementSpec])
     return Abundances(star, tuple(elements), units, value, covariance, left_out)
 
 
+def refuse_unfit(stars: Abundances, components: int, where: str) -> None:
+    """Refuse stars that no mixture can be fitted to, wherever they come from.
+
+    Args:
+        stars: any.
+        components: of the mixture.
+        where: what messages call the table.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError for fewer stars than components, ids twice, covariances that are not positive definite, an element
+        that is the same for all stars.
+
+    Example:
+        >>> refuse_unfit(tiny_abundances(), 12, "t.csv")
+    """
+    seen = np.isfinite(stars.value)
+    n = int(seen.any(axis=1).sum())
+    if n < components:
+        raise HbcalError(
+            f"{where} has {n} star(s) with any of {some(stars.elements)}, fewer than the {components} components of "
+            "the mixture: give more stars, or fewer components, or check the columns that are read."
+        )
+    _refuse_twice(stars.star, where)
+    _refuse_indefinite(np.where(seen[:, :, None] & seen[:, None, :], stars.covariance, 0.0), stars.star, where)
+    for e, name in enumerate(stars.elements):
+        values = stars.value[seen[:, e], e]
+        if len(values) and not np.ptp(values) > 0:
+            raise HbcalError(
+                f"The element {name!r} is {values[0]:g} for all {len(values)} stars that have it: leave it out."
+            )
+
+
 def _element(columns: Columns, name: str, spec: ElementSpec, left_out: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
     """Values and variances of one element."""
     value = read_linear(columns, spec.value, "", "none", spec.unit)
@@ -193,9 +216,11 @@ def _refuse_twice(star: np.ndarray, name: str) -> None:
 
 
 def _refuse_indefinite(covariance: np.ndarray, star: np.ndarray, name: str) -> None:
-    sd = np.sqrt(np.einsum("nii->ni", covariance))
-    corr = covariance / np.where(sd > 0, sd, 1.0)[:, :, None] / np.where(sd > 0, sd, 1.0)[:, None, :]
-    bad = np.flatnonzero(np.linalg.eigvalsh(corr)[:, 0] < -1e-8)
+    sd = np.sqrt(np.maximum(np.einsum("nii->ni", covariance), 0.0))
+    sd = np.where(sd > 0, sd, 1.0)
+    told = np.isfinite(covariance).all(axis=(1, 2))
+    corr = np.where(told[:, None, None], covariance / sd[:, :, None] / sd[:, None, :], 0.0)
+    bad = np.flatnonzero(~told | (np.linalg.eigvalsh(corr)[:, 0] < -1e-8))
     if len(bad):
         raise HbcalError(
             f"{name} has {len(bad)} covariance(s) that are not positive definite, first of star {star[bad[0]]!r}: "
