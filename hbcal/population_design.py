@@ -81,14 +81,12 @@ def pose(abundances: Abundances, recipe: PopulationRecipe, sweeps: int, *, joint
     starts = tuple(
         mixture_start(filled, sizes[chain % 4], recipe.mixture, chain) for chain in range(recipe.sampling.chains)
     )
-    n_shift = stars.shift.shape[2]
+    n_shift, move, scale = stars.shift.shape[2], sweep, scales
     if n_shift:
         starts = tuple({**start, "calibration": np.zeros(n_shift)} for start in starts)
-        moves = Moves(joint_sweep, calibrated_scales, NOISE, sweeps, grow=growing) if joint else (
-            Moves(cut_sweep, calibrated_scales, NOISE, sweeps, held=("calibration",), grow=growing)
-        )  # fmt: skip
-    else:
-        moves = Moves(sweep, scales, NOISE, sweeps, grow=growing)
+        move, scale = joint_sweep if joint else cut_sweep, calibrated_scales
+    held = ("calibration",) if n_shift and not joint else ()
+    moves = Moves(move, scale, NOISE, sweeps, held, growing)
     task = Task(
         dp_mixture_calibrated if n_shift else dp_mixture, (design, stars.value),
         {"priors": priors_of(recipe.mixture)}, starts[0], complete=functionals, moves=moves, starts=starts,
