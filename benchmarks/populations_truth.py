@@ -155,24 +155,26 @@ def main() -> None:
     parser.add_argument("--nuts", type=int, default=2)
     parser.add_argument("--missing", type=float, nargs="+", default=[0.0, 0.2])
     parser.add_argument("--rivals", action="store_true")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="what it already holds is not computed again")
     options = parser.parse_args()
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
     for missing in options.missing:
         for seed in range(options.seeds):
             sky = world(seed, missing)
+            name = f"{missing:g} missing, seed {seed}"
             true = (WEIGHT, sky["mean"], sky["covariance"])
             density = float(logsumexp(joint(sky["held"], *true), axis=1).mean())
-            one = {"oracle": told(sky, joint(sky["fit"], *true).argmax(1), density)}
+            one = {"oracle": told(sky, joint(sky["fit"], *true).argmax(1), density)} | result.get(name, {})
             with tempfile.TemporaryDirectory() as folder:
-                one["fast"] = hbcal_fit(sky, True, Path(folder) / "fast")
-                if seed < options.nuts:
+                if "fast" not in one:
+                    one["fast"] = hbcal_fit(sky, True, Path(folder) / "fast")
+                if seed < options.nuts and "NUTS" not in one:
                     one["NUTS"] = hbcal_fit(sky, False, Path(folder) / "nuts")
-            if options.rivals:
+            if options.rivals and "HDBSCAN" not in one:
                 one |= rivals(sky)
-            result[f"{missing:g} missing, seed {seed}"] = one
+            result[name] = one
             shown = {k: {a: b for a, b in v.items() if "at points" not in a} for k, v in one.items()}
-            print(f"{missing:g} missing, seed {seed}", json.dumps(shown, indent=1), flush=True)
+            print(name, json.dumps(shown, indent=1), flush=True)
             if options.out:
                 options.out.write_text(json.dumps(result, indent=1))
     for missing in options.missing:

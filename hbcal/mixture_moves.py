@@ -25,7 +25,7 @@ from hbcal.mixture_births import birth
 from hbcal.mixture_jumps import Atoms, inverse_wishart, jump, log_prior
 from hbcal.mixture_noncentred import noncentred
 from hbcal.mixture_pairs import repair
-from hbcal.numerics.star_draws import draw_true
+from hbcal.numerics.star_draws import draw_component, draw_true
 from hbcal.numerics.star_mixture import log_joint
 from hbcal.numerics.stars import lower, square
 from hbcal.numerics.sticks import log_weights, reorder, sticks
@@ -35,7 +35,7 @@ Sites = Mapping[str, Any]  # site -> array, or number
 PRIORS = MixturePriors()
 JUMPS = 4  # of single components, tried in each sweep
 BIRTHS = 0.1  # share of the sweeps in which a component is fitted anew beside the others
-REPAIRS = 0.05  # and in which a pair of components is
+REPAIRS = 0.02  # and in which a pair of components is
 LEAST = 0.1  # of the inverse Wishart: its prior scale, in squares of the prior's median sd
 
 
@@ -88,7 +88,7 @@ def sweep(
     mean, root = (jnp.concatenate([new, old[n_comp:]]) for new, old in ((atoms.mean, mean), (atoms.root, root)))
     log_weight = log_weight.at[:n_comp].set(jnp.log1p(-sites["background"]) + jnp.log(atoms.weight))
     joint = log_weight[None, :, None] + atoms.density
-    which = jax.random.categorical(keys[0], joint, axis=1)
+    which = draw_component(keys[0], joint)
     true = draw_true(keys[1], stars, which, mean, root)
     here = jax.nn.one_hot(which, n_comp + 1, axis=1, dtype=true.dtype) * stars.real[:, None, :]
     n = here.sum((0, 2))

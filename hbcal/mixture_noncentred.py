@@ -21,7 +21,6 @@ import numpy as np
 from hbcal._typing import Array, Float
 from hbcal.mixture_jumps import log_prior
 from hbcal.numerics.component_fit import log_volume
-from hbcal.numerics.star_mixture import precisions
 from hbcal.numerics.stars import Stars, lower, pair, places
 from hbcal.programs.dp_mixture import MixturePriors
 
@@ -114,7 +113,8 @@ def _regression(
     inverse = lower(jax.scipy.linalg.solve_triangular(root, jnp.broadcast_to(jnp.eye(d), root.shape), lower=True))
 
     def one(total: Any, item: Any) -> tuple[Any, None]:
-        block, w, which, true = item
+        block, which, true = item
+        w = block.precision
         here = jax.nn.one_hot(which, k + 1, axis=0, dtype=mean.dtype)[:k] * block.real[None]
         off, half = true - mean.T @ here, inverse.T @ here
         u = [sum(half[pair(i, j)] * off[j] for j in range(i + 1)) for i in range(d)]
@@ -124,6 +124,6 @@ def _regression(
         return jax.tree.map(jnp.add, total, (of(w) @ (b[row_b] * b[column_b]).T, of(jnp.stack(wy)) @ b.T)), None
 
     nothing = jnp.zeros((k * n_pair, len(row_b))), jnp.zeros((k * d, d + 1))
-    curve, pull = jax.lax.scan(one, nothing, (stars, precisions(stars), which, true))[0]
+    curve, pull = jax.lax.scan(one, nothing, (stars, which, true))[0]
     of_entry = curve.reshape(k, n_pair, -1)[:, places(row, row), places(column, column)]
     return of_entry, pull.reshape(k, d, d + 1)[:, row, column]

@@ -18,6 +18,7 @@ import numpy as np
 from hbcal._typing import Array
 from hbcal.mixture_jumps import SPLIT, Atoms, draw_base, log_base, taken
 from hbcal.numerics.component_fit import draw_fit, fitted, log_fit
+from hbcal.numerics.star_draws import draw_component
 from hbcal.numerics.star_mixture import log_joint, log_likelihood
 from hbcal.numerics.stars import Stars, lower, square, unblocked
 from hbcal.programs.dp_mixture import MixturePriors
@@ -122,7 +123,7 @@ def repair(
     k, d = atoms.mean.shape
     keys = jax.random.split(key, 13)
     log_weight = jnp.append(jnp.log1p(-background) + jnp.log(atoms.weight), jnp.log(background))
-    which = jax.random.categorical(keys[0], log_weight[None, :, None] + atoms.density, axis=1)
+    which = draw_component(keys[0], log_weight[None, :, None] + atoms.density)
     inside = jnp.asarray(stars.real) * (which < k)
     a = which.ravel()[jax.random.categorical(keys[1], jnp.log(inside).ravel())] % k
     b = (a + jax.random.randint(keys[2], (), 1, k)) % k

@@ -15,6 +15,7 @@ from hbcal.infer.moves import Moves
 from hbcal.infer.task import Task
 from hbcal.mixture_calibration import calibrated_scales, cut_sweep, joint_sweep
 from hbcal.mixture_moves import Sites, scales, sweep
+from hbcal.numerics.star_draws import draw_component
 from hbcal.numerics.star_mixture import log_joint
 from hbcal.numerics.stars import Stars, lower, pack_stars, unblocked
 from hbcal.population_recipe import MixtureSpec, PopulationRecipe
@@ -225,7 +226,7 @@ def functionals(
     share = unblocked(jax.nn.softmax(joint, axis=1), n_star)
     first, second = share[jnp.asarray(design.pairs[:, 0])], share[jnp.asarray(design.pairs[:, 1])]
     density = jax.nn.logsumexp(log_joint(design.points, log_weight, mean, covariance), axis=1)
-    drawn = unblocked(jax.random.categorical(key, joint, axis=1), n_star)
+    drawn = unblocked(draw_component(key, joint), n_star)
     return {
         "coclustering": (first * second).sum(1), "log_density": unblocked(density, N_POINT),
         "n_occupied": (share[:, :-1].mean(0) >= OCCUPIED).sum(), "component": drawn.astype(jnp.int8),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hbcal._typing import Array, Float
+from hbcal._typing import Array, Float, Int
 from hbcal.numerics.star_mixture import back, solve
 from hbcal.numerics.stars import Stars, lower, pair
 
@@ -50,6 +50,34 @@ def draw_measured(
     error = jax.random.normal(key_error, stars.value.shape)
     blur = jnp.zeros(stars.value.shape).at[:, row].add(jnp.asarray(stars.root) * error[:, column])
     return which, jnp.asarray(stars.seen) * (jnp.moveaxis(true, 2, 1) + blur)
+
+
+def draw_component(key: Array, joint: Float[Array, "n_block n_comp n_lane"]) -> Int[Array, "n_block n_lane"]:
+    """A component for each star, with probability ∝ exp joint: one random number per star, not one per component.
+
+    Args:
+        key: of the draw.
+        joint: ln w_k N(x; mu_k, Sigma_k + S), as `log_joint` gives it.
+
+    Returns:
+        Its number.
+
+    Errors:
+        None.
+
+    Example:
+        >>> joint = jnp.log(jnp.tile(jnp.array([0.0, 3.0, 1.0, 0.0])[None, :, None], (1, 1, 4096)))
+        >>> which = draw_component(jax.random.PRNGKey(0), joint)
+        >>> int(which.min()), int(which.max()), round(float((which == 1).mean()), 1)
+        (1, 2, 0.8)
+    """
+    share = jnp.exp(joint - joint.max(1, keepdims=True))
+    level = share.sum(1) * jax.random.uniform(key, share[:, 0].shape)
+    below, which = jnp.zeros(level.shape), jnp.zeros(level.shape, int)
+    for k in range(share.shape[1] - 1):
+        below = below + share[:, k]
+        which = which + (below <= level)
+    return which
 
 
 def draw_true(

@@ -11,6 +11,7 @@ from hbcal._pytree import pytree
 from hbcal._typing import AnyArray, Array, Float
 
 BLOCK = 256  # stars; with ten components the numbers of a block fill a core's second cache
+LEAST = 1e-8  # variance, in squares of the unit, that S^-1 counts every error as at least
 
 
 @pytree
@@ -21,6 +22,7 @@ class Stars:
         value: 0 where nothing was measured.
         error: lower triangle of S, row after row, 0 where nothing was measured.
         root: of R, S = R R^T, likewise; S may be singular.
+        precision: of (S + 1e-8 I)^-1 of what was measured, likewise.
         seen: 1 where something was measured, else 0.
         real: 1 for a star, 0 for what fills the last block.
         shift: how a value moves with each number u of a calibration that the stars share; none where n_shift is 0.
@@ -29,6 +31,7 @@ class Stars:
     value: Float[AnyArray, "n_block n_dim n_lane"]
     error: Float[AnyArray, "n_block n_pair n_lane"]
     root: Float[AnyArray, "n_block n_pair n_lane"]
+    precision: Float[AnyArray, "n_block n_pair n_lane"]
     seen: Float[AnyArray, "n_block n_dim n_lane"]
     real: Float[AnyArray, "n_block n_lane"]
     shift: Float[AnyArray, "n_block n_dim n_shift n_lane"]
@@ -62,21 +65,25 @@ def pack_stars(value: np.ndarray, covariance: np.ndarray, shift: np.ndarray | No
         >>> stars = pack_stars(np.array([[1.0, np.nan], [0.0, 2.0]]), np.tile(np.eye(2), (2, 1, 1)))
         >>> stars.value.shape, stars.seen[0, :, 0].tolist(), float(stars.real.sum())
         ((1, 2, 256), [1.0, 0.0], 2.0)
+        >>> unblocked(stars.precision, 2).round(6).tolist()
+        [[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
     """
     n, d = value.shape
     if covariance.shape != (n, d, d):
         raise ValueError(f"{value.shape} values need covariances ({n}, {d}, {d}), not {covariance.shape}.")
     seen = np.isfinite(value)
     row, column = np.tril_indices(d)
-    error = np.where(seen[:, :, None] & seen[:, None, :], covariance, 0.0)
+    both = seen[:, :, None] & seen[:, None, :]
+    error = np.where(both, covariance, 0.0)
+    precision = np.linalg.inv(error + np.eye(d) * np.where(seen, LEAST, 1.0)[:, None, :])
     size, turn = np.linalg.eigh(error)
     shift = np.zeros((n, d, 0)) if shift is None else shift
     moves = _blocks(np.where(seen[:, :, None], shift, 0.0).reshape(n, d * shift.shape[2]))
     root = np.linalg.qr((turn * np.sqrt(np.maximum(size, 0.0))[:, None, :]).swapaxes(1, 2), mode="r").swapaxes(1, 2)
     return Stars(
         _blocks(np.where(seen, value, 0.0)), _blocks(error[:, row, column]), _blocks(root[:, row, column]),
-        _blocks(seen.astype(float)), _blocks(np.ones((n, 1)))[:, 0],
-        moves.reshape(len(moves), d, shift.shape[2], BLOCK),
+        _blocks(np.where(both, precision, 0.0)[:, row, column]), _blocks(seen.astype(float)),
+        _blocks(np.ones((n, 1)))[:, 0], moves.reshape(len(moves), d, shift.shape[2], BLOCK),
     )  # fmt: skip
 
 
