@@ -21,7 +21,7 @@ import numpy as np
 from hbcal._typing import Array, Float
 from hbcal.mixture_jumps import log_prior
 from hbcal.numerics.component_fit import log_volume
-from hbcal.numerics.stars import Stars, lower, pair, places
+from hbcal.numerics.stars import Stars, pair, places
 from hbcal.programs.dp_mixture import MixturePriors
 
 TRIES = 12  # angles on the ellipse; what is still outside the slice then stays where it is
@@ -107,23 +107,34 @@ def noncentred(
 def _regression(
     stars: Stars, which: Array, true: Array, mean: Array, root: Array, row: np.ndarray, column: np.ndarray
 ) -> tuple[Array, Array]:
-    """Curvature and pull of the measurements on (mu, L) of each component: sum_i W b b^T and W y b, b = (1, u)."""
-    (k, d), n_pair = mean.shape, len(lower(np.eye(root.shape[1])))
+    """Curvature and pull of the measurements on (mu, L) of each component: sum_i W b b^T and W y b, b = (1, u).
+
+    Stars are sorted by component first: a block has one or two of them then, and only those are computed.
+    """
+    (k, d), n_lane = mean.shape, jnp.shape(stars.real)[1]
     row_b, column_b = np.tril_indices(d + 1)
-    inverse = lower(jax.scipy.linalg.solve_triangular(root, jnp.broadcast_to(jnp.eye(d), root.shape), lower=True))
+    inverse = jax.scipy.linalg.solve_triangular(root, jnp.broadcast_to(jnp.eye(d), root.shape), lower=True)
+    w, value = jnp.asarray(stars.precision), jnp.asarray(stars.value)
+    wy = [sum(w[:, pair(max(i, j), min(i, j))] * value[:, j] for j in range(d)) for i in range(d)]
+    component = jnp.where(jnp.asarray(stars.real) > 0.0, which, k).ravel()
+    order = jnp.argsort(component)
 
-    def one(total: Any, item: Any) -> tuple[Any, None]:
-        block, which, true = item
-        w = block.precision
-        here = jax.nn.one_hot(which, k + 1, axis=0, dtype=mean.dtype)[:k] * block.real[None]
-        off, half = true - mean.T @ here, inverse.T @ here
-        u = [sum(half[pair(i, j)] * off[j] for j in range(i + 1)) for i in range(d)]
-        b = jnp.stack([jnp.ones_like(off[0]), *u])
-        wy = [sum(w[pair(max(i, j), min(i, j))] * block.value[j] for j in range(d)) for i in range(d)]
-        of = lambda each: (here[:, None] * each[None]).reshape(-1, here.shape[1])  # noqa: E731
-        return jax.tree.map(jnp.add, total, (of(w) @ (b[row_b] * b[column_b]).T, of(jnp.stack(wy)) @ b.T)), None
+    def sort(rows: Array) -> Array:
+        of_star = jnp.moveaxis(rows, 2, 1).reshape(-1, rows.shape[1])
+        return of_star[order].reshape(-1, n_lane, rows.shape[1])
 
-    nothing = jnp.zeros((k * n_pair, len(row_b))), jnp.zeros((k * d, d + 1))
-    curve, pull = jax.lax.scan(one, nothing, (stars, which, true))[0]
-    of_entry = curve.reshape(k, n_pair, -1)[:, places(row, row), places(column, column)]
-    return of_entry, pull.reshape(k, d, d + 1)[:, row, column]
+    def one(total: Any, block: Any) -> tuple[Any, None]:
+        which, true, w, wy = block
+
+        def of(c: Array, total: Any) -> Any:
+            u = (true - mean[c]) @ inverse[c].T
+            b = jnp.append(jnp.ones((n_lane, 1)), u, axis=1) * (which == c)[:, None]
+            curve, pull = total
+            return curve.at[c].add(w.T @ (b[:, row_b] * b[:, column_b])), pull.at[c].add(wy.T @ b)
+
+        return jax.lax.fori_loop(which[0], jnp.minimum(which[-1] + 1, k), of, total), None
+
+    blocks = component[order].reshape(-1, n_lane), sort(true), sort(w), sort(jnp.stack(wy, axis=1))
+    nothing = jnp.zeros((k, w.shape[1], len(row_b))), jnp.zeros((k, d, d + 1))
+    curve, pull = jax.lax.scan(one, nothing, blocks)[0]
+    return curve[:, places(row, row), places(column, column)], pull[:, row, column]
