@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import os
 import shutil
 import tempfile
 import tomllib
@@ -10,6 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+# What is compiled once is kept for the other tests of this process and the workers they start. A folder per process:
+# JAX does not write its files atomically.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="hbcal_compiled_")
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @functools.cache
