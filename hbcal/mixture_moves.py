@@ -34,7 +34,7 @@ from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, components
 Sites = Mapping[str, Any]  # site -> array, or number
 PRIORS = MixturePriors()
 JUMPS = 4  # of single components, tried in each sweep
-BIRTHS = 0.1  # share of the sweeps in which a component is fitted anew beside the others
+BIRTHS = 0.3  # share of the sweeps in which a component is fitted anew beside the others
 REPAIRS = 0.02  # and in which a pair of components is
 LEAST = 0.1  # of the inverse Wishart: its prior scale, in squares of the prior's median sd
 

@@ -71,7 +71,7 @@ class PopulationSampling:
     target_accept: float = 0.8
     max_tree_depth: int = 7
     fast_warmup: int = 500
-    fast_draws: int = 1200
+    fast_draws: int = 2000
     fast_sweeps: int = 6
 
 
