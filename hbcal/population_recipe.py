@@ -70,7 +70,7 @@ class PopulationSampling:
     sweeps: int = 10
     target_accept: float = 0.8
     max_tree_depth: int = 7
-    fast_warmup: int = 500
+    fast_warmup: int = 1000
     fast_draws: int = 2000
     fast_sweeps: int = 6
 
