@@ -127,7 +127,7 @@ def _regression(
         which, true, w, wy = block
 
         def of(c: Array, total: Any) -> Any:
-            u = (true - mean[c]) @ inverse[c].T
+            u = (true - mean[c][None]) @ inverse[c].T
             b = jnp.append(jnp.ones((n_lane, 1)), u, axis=1) * (which == c)[:, None]
             curve, pull = total
             return curve.at[c].add(w.T @ (b[:, row_b] * b[:, column_b])), pull.at[c].add(wy.T @ b)
