@@ -151,7 +151,7 @@ def rivals(sky: dict[str, Any]) -> dict[str, Any]:
     best = found[int(np.argmin(cost))][:3]
     density = float(logsumexp(joint(held, *best), axis=1).mean())
     out["extreme deconvolution"] = told(sky, joint(fit, *best).argmax(1), density) | {"K": int(np.argmin(cost)) + 1}
-    best = ascend(fit, WEIGHT, sky["mean"], sky["covariance"])[:3]  # what no fit without a prior can beat
+    best = ascend(fit, WEIGHT, sky["mean"], sky["covariance"])[:3]  # the price of the numbers alone, K known
     density = float(logsumexp(joint(held, *best), axis=1).mean())
     out["maximum likelihood from the truth"] = told(sky, joint(fit, *best).argmax(1), density)
     return out
