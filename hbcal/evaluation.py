@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy.special import ndtr
 from scipy.stats import chi2 as chi_squared
 
 from hbcal._errors import HbcalError, some
@@ -20,10 +19,12 @@ from hbcal.catalogue.values import rows_of
 from hbcal.figures import INK, SOFT, blank
 from hbcal.folder import check_out, write_text
 from hbcal.labelling import iter_reasons
+from hbcal.numerics.intervals import interval_level
 from hbcal.spectra.container import read_spectra
 
 WITHIN = {"within_68": 0.683, "within_95": 0.95}
 STORES = (".npz", ".h5", ".hdf5", ".zarr")
+COLUMNS = {"within": "of covariances", "quantile": "between quantiles", "draws": "of draws"}
 N_BIN = 5
 NUMBER: Kind = "number"
 
@@ -176,6 +177,7 @@ def report_text(result: Mapping[str, Any]) -> str:
         >>> print(report_text(told).splitlines()[-1])
         all                              fe_h          1    +1.0000     1.0000     1.0000  1.00  100.0   100.0
     """
+    shown = [kind for kind in COLUMNS if any(f"{kind}_68" in one for one in result["all"].values())]
     lines = [
         f"{result['n_star']} stars with known labels, {result['n_flagged']} flagged"
         + (f" ({', '.join(result['reasons'])})" if result["reasons"] else ""),
@@ -183,10 +185,8 @@ def report_text(result: Mapping[str, Any]) -> str:
         f"{'stars':<32} {'label':<8} {'n':>6} {'median':>10} {'robust sd':>10} {'rms':>10} {'z sd':>5} {'68.3%':>6} "
         f"{'95%':>7}",
     ]
-    drawn = any("draws_68" in one for one in result["all"].values())
-    if drawn:
-        lines[1] += "; last two columns: between quantiles of the draws"
-        lines[2] += f" {'68.3%':>6} {'95%':>7}"
+    lines[1] += ": " + ", then ".join(COLUMNS[kind] for kind in shown)
+    lines[2] += f" {'68.3%':>6} {'95%':>7}" * (len(shown) - 1)
     for group, told in {"all": result["all"], "not flagged": result["trusted"], **result["bins"]}.items():
         for label, one in told.items():
             numbers = (
@@ -194,9 +194,8 @@ def report_text(result: Mapping[str, Any]) -> str:
                 if "median" in one else " " * 38
             )  # fmt: skip
             shares = " ".join(
-                f"{100 * one[f'{kind}_68']:>6.1f} {100 * one[f'{kind}_95']:>7.1f}"
-                for kind in ("within", "draws")
-                if kind == "within" or drawn
+                f"{100 * one[f'{kind}_68']:>6.1f} {100 * one[f'{kind}_95']:>7.1f}" if f"{kind}_68" in one else " " * 14
+                for kind in shown
             )
             lines.append(f"{group:<32} {label:<8} {one['n']:>6.0f} {numbers} {shares}")
     return "\n".join(lines) + "\n"
@@ -241,8 +240,9 @@ def summary(labels: xr.Dataset, truth: np.ndarray, truth_err: np.ndarray) -> dic
     Returns:
         Per label n, median, robust_sd (1.4826 MAD about the median), rms, z_sd, within_68 and within_95 (shares); under
         ``joint`` the shares of stars whose truth lies in the joint region of that probability. Where the labels have
-        draws, also draws_68 and draws_95: of the intervals between the draws' quantiles, and of the joint regions that
-        hold that share of the draws.
+        quantiles, also quantile_68 and quantile_95, with the truth's error added to either side in quadrature; where
+        they have draws, draws_68 and draws_95: of the intervals between the draws' quantiles, and of the joint regions
+        that hold that share of the draws.
 
     Errors:
         None.
@@ -261,11 +261,12 @@ def summary(labels: xr.Dataset, truth: np.ndarray, truth_err: np.ndarray) -> dic
         for kind, level in _levels(labels, truth, truth_err).items()
         for name, claim in WITHIN.items()
     }
+    between = _between(labels, truth, truth_err)
     out = {}
     for l, name in enumerate(labels["label"].to_numpy()):
         ok = np.isfinite(off[:, l])
         if ok.any():
-            held = {k: float(each[ok, l].mean()) for k, each in inside.items()}
+            held = {k: float(each[ok, l].mean()) for k, each in (inside | between).items()}
             out[str(name)] = _one(off[ok, l], sd[ok, l]) | held
     whole = np.isfinite(off).all(axis=1)
     if whole.any():
@@ -305,15 +306,26 @@ def _levels(labels: xr.Dataset, truth: np.ndarray, truth_err: np.ndarray) -> dic
     share = share / share.sum(axis=1, keepdims=True)
     err = np.where(np.isfinite(truth_err), truth_err, 0.0)[:, None]
     apart = truth[:, None] - draws
-    with np.errstate(divide="ignore", invalid="ignore"):
-        below = np.where(err > 0, ndtr(apart / err), 0.5 + 0.5 * np.sign(apart))  # draws blurred by the truth's error
     level = np.full(square.shape, np.nan)
-    level[:, :-1] = np.abs(2.0 * np.einsum("sd,sdl->sl", share, below) - 1.0)
+    level[:, :-1] = interval_level(apart, share, err[:, 0])
     noise = np.random.default_rng(0).normal(size=draws.shape) * err
     around = (draws + noise - labels["value"].to_numpy()[:, None])[whole]
     nearer = _distance(around, total[whole][:, None]) < square[whole, -1][:, None]
     level[whole, -1] = (share[whole] * nearer).sum(axis=1)
     return found | {"draws": level}
+
+
+def _between(labels: xr.Dataset, truth: np.ndarray, truth_err: np.ndarray) -> dict[str, np.ndarray]:
+    """Whether the truth lies between quantiles; (n_star, n_label)."""
+    if "quantile" not in labels:
+        return {}
+    err, out = np.where(np.isfinite(truth_err), truth_err, 0.0), {}
+    middle = labels["quantile"].sel(probability=0.5).to_numpy()
+    for name, low, sd in (("quantile_68", 0.1587, 1.0), ("quantile_95", 0.025, 1.96)):
+        below, above = (labels["quantile"].sel(probability=p, method="nearest").to_numpy() for p in (low, 1.0 - low))
+        out[name] = (truth > middle - np.hypot(middle - below, sd * err)) & (
+            truth < middle + np.hypot(above - middle, sd * err))  # fmt: skip
+    return out
 
 
 def _distance(off: np.ndarray, cov: np.ndarray) -> np.ndarray:

@@ -21,10 +21,12 @@ from hbcal.emulator.nuisances import NuisanceEmulator, Nuisances, with_nuisances
 from hbcal.infer.many import ManySettings, sample_many
 from hbcal.infer.task import Task
 from hbcal.numerics.importance import closer, frames, newton_mode, weigh_around
+from hbcal.numerics.intervals import weighted_quantiles
 from hbcal.numerics.label_density import LabelDensity, label_density
 from hbcal.numerics.measured import Measured, tightened
 from hbcal.numerics.pareto import smooth_weights
 from hbcal.numerics.spread import signs
+from hbcal.numerics.tails import heavier
 from hbcal.programs.spectral_labels import Observed, log_joint, spectral_labels
 from hbcal.spectra.container import Spectra
 
@@ -37,6 +39,7 @@ LEAST = 0.2  # of the draws' number, effective; fewer ask for another round
 R_HAT, ESS = 1.05, 100.0  # of a star's full posterior: few draws of each of many
 RARE = 1e-3  # of the training stars: rarer labels are outside
 WORST = 5e-3  # of unseen training spectra: larger misfits are one
+LEVELS = np.array([0.025, 0.1587, 0.5, 0.8413, 0.975])  # quantiles that are always kept
 MOST = 100  # draws of a star that nuisances are told from
 NONE = Nuisances()
 UNITS = {"teff": "K", "vmic": "km/s", "vsini": "km/s", "vrad": "km/s"}  # all other labels: dex
@@ -79,14 +82,16 @@ def label_spectra(
         progress: told how many spectra are done.
 
     Returns:
-        The label schema: value(star, label), covariance(star, label, label_2), chi2(star), about 1 where the emulator
-        fits, misfit_rank(star) between 0 and 1 (the share of unseen training spectra that fit better),
-        extrapolation(star) between 0 and 1 (the share of training stars in denser places), flag(star), true where
-        there is a reason not to trust the labels, and reason(star): ``extrapolation``, ``misfit``, ``k_hat`` or
-        ``not converged``, ``nuisances``, which lie beyond where their form is right, ``missing pixels``, for which
-        there is no answer. k_hat(star); full: r_hat(star, label), ess_bulk(star, label), diverging(star). Draws:
-        draws(star, draw, label). Nuisances: nuisance_value(star, nuisance) and nuisance_sd: continuum coefficients,
-        velocity in km/s, broadening in (km/s)^2.
+        The label schema: value(star, label), the mean; covariance(star, label, label_2), of the Gaussian whose 68.3%
+        and 95% intervals hold as nearly as those of one can; quantile(star, label, probability), which like the draws
+        know of skewness and of tails heavier than a Gaussian's; chi2(star), about 1 where the emulator fits,
+        misfit_rank(star) between 0 and 1 (the share of unseen training spectra that fit better), extrapolation(star)
+        between 0 and 1 (the share of training stars in denser places), flag(star), true where there is a reason not to
+        trust the labels, and reason(star): ``extrapolation``, ``misfit``, ``k_hat`` or ``not converged``,
+        ``nuisances``, which lie beyond where their form is right, ``missing pixels``, for which there is no answer.
+        k_hat(star); full: r_hat(star, label), ess_bulk(star, label), diverging(star). Draws: draws(star, draw, label).
+        Nuisances: nuisance_value(star, nuisance) and nuisance_sd: continuum coefficients, velocity in km/s, broadening
+        in (km/s)^2.
 
     Errors:
         HbcalError where the wavelengths are not the emulator's, or nuisances do not apply to it.
@@ -115,7 +120,7 @@ def label_spectra(
         measured = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), extra)
         found = _label(emulator, density, flux, err, measured, fast, rng, settings)
         if not keep_draws:  # many draws of many stars are gigabytes
-            del found["draws"], found["share"]
+            del found["off"], found["share"]
         parts.append({name: values[: len(spectra.star[rows])] for name, values in found.items()})
         progress(f"labelling: {min(first + BATCH, n)} of {n} spectra")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
@@ -153,14 +158,16 @@ def _label(
         draws = chains.reshape(len(chains), -1, chains.shape[-1])
         share = np.full(draws.shape[:2], 1.0 / draws.shape[1])
     mean, cov = _mean_cov(draws, share)
+    off = heavier(draws - mean[:, None], cov, float(np.asarray(emulator.known.tail)[0]))
     out["chi2"], out["density"] = map(np.asarray, _told(emulator, spectra, jnp.asarray(mean)))
     if isinstance(emulator, NuisanceEmulator):
         some = slice(None, None, -(-draws.shape[1] // MOST))
         told = _nuisances(emulator, spectra, jnp.asarray(draws[:, some]), jnp.asarray(share[:, some]))
         out["nuisance_value"], out["nuisance_sd"] = map(np.asarray, told)
-        off = np.hypot(out["nuisance_value"] - np.asarray(spectra.centre), out["nuisance_sd"])
-        out["bent"] = (off > np.asarray(emulator.reach)).any(axis=1)
-    return out | {"mean": mean, "cov": cov, "draws": draws, "share": share}
+        far = np.hypot(out["nuisance_value"] - np.asarray(spectra.centre), out["nuisance_sd"])
+        out["bent"] = (far > np.asarray(emulator.reach)).any(axis=1)
+    quantile = weighted_quantiles(off, share, LEVELS)
+    return out | {"mean": mean, "cov": cov, "off": off, "share": share, "quantile": quantile}
 
 
 def _mean_cov(draws: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -277,12 +284,14 @@ def _dataset(
     labels, unit, centre = list(known.label_names), np.asarray(known.unit), np.asarray(known.centre)
     mean = found.get("mean", np.zeros((n_star, len(labels))))
     cov = found.get("cov", np.zeros((n_star, len(labels), len(labels))))
+    quantile = found.get("quantile", np.zeros((*mean.shape, len(LEVELS))))
     usable = found.get("why", np.zeros(0, str)) == ""
-    factor = np.broadcast_to(unit, mean.shape)
+    factor, value = np.broadcast_to(unit, mean.shape), centre + unit * mean
     outside = 1.0 - sharing(known.typical, found.get("density", np.zeros(0)))
     rank = sharing(known.usual, found.get("chi2", np.zeros(0)))
     if n_star:
         factor = unit * np.exp(signs(rank, outside, mean) @ np.asarray(known.spread))
+    core = factor * np.exp(np.asarray(known.tail)[1:])
     checks = {"misfit": rank > 1.0 - WORST, "extrapolation": outside > 1.0 - RARE}
     if fast:
         checks["k_hat"] = ~(found.get("k_hat", np.zeros(0)) <= K_HAT)
@@ -297,8 +306,9 @@ def _dataset(
     ).astype(str)  # fmt: skip
     where = lambda values, gap=np.nan: np.where(usable.reshape(-1, *(1,) * (values.ndim - 1)), values, gap)  # noqa: E731
     data: dict[str, Any] = {
-        "value": (("star", "label"), where(centre + unit * mean)),
+        "value": (("star", "label"), where(value)),
         "covariance": (("star", "label", "label_2"), where(cov * factor[:, :, None] * factor[:, None, :])),
+        "quantile": (("star", "label", "probability"), where(value[:, :, None] + core[:, :, None] * quantile)),
         "chi2": ("star", where(found.get("chi2", np.zeros(0)))), "extrapolation": ("star", where(outside)),
         "misfit_rank": ("star", where(rank)),
         "k_hat": ("star", where(found.get("k_hat", np.zeros(0)))),
@@ -308,10 +318,10 @@ def _dataset(
         data |= {name: (("star", "label"), where(found[name])) for name in ("r_hat", "ess_bulk") if name in found}
         data |= {"diverging": ("star", found["diverging"])} if "diverging" in found else {}
     if keep_draws:
-        draws = found.get("draws", np.zeros((n_star, 1, len(labels)))) - mean[:, None]
-        data["draws"] = (("star", "draw", "label"), where((centre + unit * mean)[:, None] + factor[:, None] * draws))
+        off = found.get("off", np.zeros((n_star, 1, len(labels))))
+        data["draws"] = (("star", "draw", "label"), where(value[:, None] + core[:, None] * off))
         data |= {"weight": (("star", "draw"), found.get("share", np.ones((n_star, 1))))} if fast else {}
-    coords: dict[str, Any] = {"star": star.astype(object), "label": labels, "label_2": labels}
+    coords: dict[str, Any] = {"star": star.astype(object), "label": labels, "label_2": labels, "probability": LEVELS}
     if isinstance(emulator, NuisanceEmulator):
         nothing = np.zeros((n_star, len(emulator.names)))
         data |= {

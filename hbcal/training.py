@@ -31,6 +31,7 @@ from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.label import label_spectra
 from hbcal.numerics.label_density import label_density
 from hbcal.numerics.spread import fit_spread, n_sign, signs
+from hbcal.numerics.tails import fit_tail
 from hbcal.numerics.true_labels import true_labels
 from hbcal.spectra.container import Spectra
 from hbcal.spectra.formats import read_any
@@ -146,7 +147,7 @@ def train_emulator(
         else:
             emulator = train_full(known, mean[split.fit], spectra.flux[split.fit])
         aside = spectra.take(split.unseen if len(split.unseen) > 20 else split.fit)
-        found = label_spectra(emulator, aside, fast=True)
+        found = label_spectra(emulator, aside, fast=True, keep_draws=True)
         emulator = narrow = _with_usual(emulator, found)
         tempered = noise == "correlated" and method == "network"
         if tempered:
@@ -154,7 +155,7 @@ def train_emulator(
         told = _told(emulator, spectra, split.test)
         if tempered and len(aside.star) == len(split.unseen):  # told by stars that set nothing; kept is what all set
             aside = spectra.take(np.concatenate([split.unseen, split.test]))
-            emulator = _with_spread(narrow, label_spectra(narrow, aside, fast=True), aside)
+            emulator = _with_spread(narrow, label_spectra(narrow, aside, fast=True, keep_draws=True), aside)
         for label, each in told.items():
             say(f"test, {len(split.test)} stars, {label}: " + ", ".join(f"{k} {v:.4g}" for k, v in each.items()))
         amiss = failures(told)
@@ -237,7 +238,8 @@ def _labels(spectra: Spectra, split: Split, noise: str) -> tuple[Known, np.ndarr
     typical = np.sort(np.asarray(jax.lax.map(density.log_density, jnp.asarray(inside), batch_size=1024)))
     starts = inside[np.random.default_rng(0).permutation(len(inside))[:N_START]]
     usual, spread = np.array([np.inf]), np.zeros((n_sign(len(unit)), len(unit)))
-    known = Known(centre, unit, density, typical, usual, spread, starts, spectra.wave, spectra.label_names)
+    tail = np.zeros(1 + len(unit))
+    known = Known(centre, unit, density, typical, usual, spread, tail, starts, spectra.wave, spectra.label_names)
     return known, mean, root, np.sqrt(np.diag(left))
 
 
@@ -268,14 +270,22 @@ def _with_usual(emulator: Emulator, found: xr.Dataset) -> Emulator:
 
 
 def _with_spread(emulator: Emulator, found: xr.Dataset, unseen: Spectra) -> Emulator:
-    """The emulator whose posteriors are as wide as the labels of stars that no network saw ask for."""
-    known = emulator.known
-    off = found["value"].to_numpy() - unseen.labels
-    var = np.einsum("sll->sl", found["covariance"].to_numpy()) + np.nan_to_num(unseen.labels_err) ** 2
-    x = (found["value"].to_numpy() - known.centre) / known.unit
+    """The emulator whose posteriors are as wide as the labels of stars that no network saw ask for, in core and tails.
+
+    `found`: labels and draws of an emulator that has neither spread nor tail yet.
+    """
+    known, unit = emulator.known, np.asarray(emulator.known.unit)
+    apart, err = (unseen.labels - found["value"].to_numpy()) / unit, np.nan_to_num(unseen.labels_err) / unit
+    cov = found["covariance"].to_numpy() / unit[:, None] / unit
+    x = (found["value"].to_numpy() - known.centre) / unit
     told = signs(sharing(known.usual, found["chi2"].to_numpy()), found["extrapolation"].to_numpy(), x)
-    known = replace(known, spread=fit_spread(off / np.sqrt(var), told))
-    return replace(emulator, known=known)  # type: ignore[type-var]
+    spread = fit_spread(-apart / np.sqrt(np.einsum("sll->sl", cov) + err**2), told)
+    factor = np.exp(told @ spread)
+    off = factor[:, None] * (found["draws"].to_numpy() - found["value"].to_numpy()[:, None]) / unit
+    ok = np.isfinite(off).all(axis=(1, 2))
+    wide = factor[:, :, None] * cov * factor[:, None, :]
+    tail = fit_tail(off[ok], wide[ok], found["weight"].to_numpy()[ok], apart[ok], err[ok])
+    return replace(emulator, known=replace(known, spread=spread, tail=tail))  # type: ignore[type-var]
 
 
 def _told(emulator: Emulator, spectra: Spectra, rows: np.ndarray) -> dict[str, dict[str, float]]:

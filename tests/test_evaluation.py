@@ -53,6 +53,17 @@ def test_draws_know_a_shape_that_covariances_do_not():
         assert told[name]["within_68"] > 0.8
 
 
+@pytest.mark.parametrize(("factor", "right"), [(1.0, True), (1.5, False)])
+def test_quantiles_are_judged_too(factor, right):
+    rng = np.random.default_rng(5)
+    labels, truth, err = made(rng, lambda shape: rng.exponential(size=shape) ** 2)
+    levels = [0.025, 0.1587, 0.5, 0.8413, 0.975]
+    quantile = labels["draws"].quantile(levels, "draw").rename(quantile="probability") / factor
+    told = summary(labels.assign(quantile=quantile.transpose("star", "label", "probability")), truth, err)
+    for name in ("teff", "fe_h"):
+        assert (holds(told[name]["quantile_68"], 0.683) and holds(told[name]["quantile_95"], 0.95)) == right
+
+
 def test_draws_that_are_too_narrow_are_caught():
     rng = np.random.default_rng(3)
     labels, truth, err = made(rng, lambda shape: rng.normal(size=shape))
@@ -93,6 +104,6 @@ def test_missing_truth_and_missing_answers_leave_the_others(tmp_path):
     assert whole["all"]["joint"]["draws_68"] == told["joint"]["draws_68"]
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == whole
     report = (tmp_path / "out" / "report.txt").read_text().splitlines()
-    assert "between quantiles of the draws" in report[1]
+    assert "of covariances, then of draws" in report[1]
     assert len(report[3]) == len(report[2])
     assert (tmp_path / "out" / "evaluation.png").stat().st_size > 0

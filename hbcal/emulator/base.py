@@ -28,6 +28,8 @@ class Known:
         usual: misfit of training spectra, sorted: what counts as a misfit.
         spread: log of the factor on a label's sd, linear in what `hbcal.numerics.spread.signs` says of a star,
             (n_sign, n_label); zeros where a posterior needs none.
+        tail: 1 / degrees of freedom of the Student t that draws are pushed out to, and per label the log of a further
+            factor on them, see `hbcal.numerics.tails.fit_tail`, (1 + n_label,); zeros where a posterior needs none.
         starts: labels of some training stars, (n_start, n_label), among which a search for a mode begins.
         wave: (n_pix,).
         label_names: (n_label,).
@@ -39,6 +41,7 @@ class Known:
     typical: AnyArray
     usual: AnyArray
     spread: AnyArray
+    tail: AnyArray
     starts: AnyArray
     wave: AnyArray
     label_names: tuple[str, ...] = static()
