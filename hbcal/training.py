@@ -149,13 +149,15 @@ def train_emulator(
         aside = spectra.take(split.unseen if len(split.unseen) > 20 else split.fit)
         found = label_spectra(emulator, aside, fast=True, keep_draws=True)
         emulator = narrow = _with_usual(emulator, found)
-        tempered = noise == "correlated" and method == "network"
-        if tempered:
-            emulator = _with_spread(narrow, found, aside)
         told = _told(emulator, spectra, split.test)
-        if tempered and len(aside.star) == len(split.unseen):  # told by stars that set nothing; kept is what all set
-            aside = spectra.take(np.concatenate([split.unseen, split.test]))
-            emulator = _with_spread(narrow, label_spectra(narrow, aside, fast=True, keep_draws=True), aside)
+        if (noise == "correlated" and method == "network") or failures(told):
+            say("posteriors are made as wide as the labels of stars ask for that nothing was fitted to")
+            emulator = _with_spread(narrow, found, aside)
+            told = _told(emulator, spectra, split.test)
+            if len(aside.star) == len(split.unseen):  # told by stars that set nothing; kept is what all set
+                aside = spectra.take(np.concatenate([split.unseen, split.test]))
+                found = label_spectra(narrow, aside, fast=True, keep_draws=True)
+                emulator = _with_spread(narrow, found, aside)
         for label, each in told.items():
             say(f"test, {len(split.test)} stars, {label}: " + ", ".join(f"{k} {v:.4g}" for k, v in each.items()))
         amiss = failures(told)

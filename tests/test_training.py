@@ -16,10 +16,10 @@ from hbcal import HbcalError
 from hbcal.cli import main
 from hbcal.emulator.files import ABOUT, MODEL, load_emulator
 from hbcal.emulator.train_network import NetworkSettings
-from hbcal.evaluation import evaluate
+from hbcal.evaluation import evaluate, summary
 from hbcal.label import label_spectra
 from hbcal.networks.train import TrainSettings
-from hbcal.spectra.container import write_spectra
+from hbcal.spectra.container import Spectra, write_spectra
 from hbcal.training import CoverageWarning, train_emulator
 
 SMALL = NetworkSettings(n_dim=5, n_lead=2, n_net=2, hidden=16, train=TrainSettings(epochs=20, batch=64, every=2))
@@ -197,3 +197,22 @@ def test_an_emulator_whose_intervals_fail_exits_with_3(home, monkeypatch, capsys
     assert "COVERAGE FAILED" in capsys.readouterr().err
     assert json.loads((home / "failed" / ABOUT).read_text())["failures"]
     assert hbcal_says(*words, "--out", home / "kept", "--accept-failed", monkeypatch=monkeypatch) == 0
+
+
+def test_a_form_that_is_wrong_makes_posteriors_wider(tmp_path):
+    rng = np.random.default_rng(7)
+    labels = rng.uniform(-1.0, 1.0, (2500, 2))
+    size, turn, at = rng.normal(size=(2, 40)), rng.uniform(2.0, 4.0, 40), rng.uniform(0.0, 6.0, 40)
+    flux = 1.0 + 0.1 * np.sin(turn * (labels @ size) + at) + rng.normal(0.0, 0.005, (2500, 40))  # nothing quadratic
+    err, star = np.full(flux.shape, 0.005), np.arange(2500).astype(str)
+    spectra = Spectra(np.arange(500.0, 540.0), flux, err, star, labels, np.full(labels.shape, 1e-3), ("a", "b"))
+    new = spectra.take(np.arange(2000, 2500))
+    emulator = train_emulator(
+        spectra.take(np.arange(2000)), tmp_path / "model", method="quadratic", noise="independent"
+    )  # fmt: skip
+    known = replace(emulator.known, spread=np.zeros_like(emulator.known.spread))
+    for what, holds in ((emulator, True), (replace(emulator, known=known), False)):
+        told = summary(label_spectra(what, new, fast=True), new.labels, new.labels_err)
+        for name in ("a", "b"):
+            assert (abs(told[name]["within_68"] - 0.683) < 0.08) == holds  # 300 stars set the width: +- 0.03
+            assert (abs(told[name]["within_95"] - 0.95) < 0.05) == holds
