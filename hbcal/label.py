@@ -25,7 +25,7 @@ from hbcal.numerics.intervals import weighted_quantiles
 from hbcal.numerics.label_density import LabelDensity, label_density
 from hbcal.numerics.measured import Measured, tightened
 from hbcal.numerics.pareto import smooth_weights
-from hbcal.numerics.spread import signs
+from hbcal.numerics.spread import loosened, moved_to, signs
 from hbcal.numerics.tails import heavier
 from hbcal.programs.spectral_labels import Observed, log_joint, spectral_labels
 from hbcal.spectra.container import Spectra
@@ -158,7 +158,10 @@ def _label(
         draws = chains.reshape(len(chains), -1, chains.shape[-1])
         share = np.full(draws.shape[:2], 1.0 / draws.shape[1])
     mean, cov = _mean_cov(draws, share)
-    off = heavier(draws - mean[:, None], cov, float(np.asarray(emulator.known.tail)[0]))
+    off, kept = draws - mean[:, None], float(np.asarray(emulator.known.kept))
+    if kept < 1.0:
+        off, cov = moved_to(off, cov, loosened(cov, kept)), loosened(cov, kept)
+    off = heavier(off, cov, float(np.asarray(emulator.known.tail)[0]))
     out["chi2"], out["density"] = map(np.asarray, _told(emulator, spectra, jnp.asarray(mean)))
     if isinstance(emulator, NuisanceEmulator):
         some = slice(None, None, -(-draws.shape[1] // MOST))

@@ -30,7 +30,7 @@ from hbcal.evaluation import WITHIN, read_truth, summary
 from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.label import label_spectra
 from hbcal.numerics.label_density import label_density
-from hbcal.numerics.spread import fit_spread, n_sign, signs
+from hbcal.numerics.spread import fit_kept, fit_spread, loosened, moved_to, n_sign, signs
 from hbcal.numerics.tails import fit_tail
 from hbcal.numerics.true_labels import true_labels
 from hbcal.spectra.container import Spectra
@@ -240,8 +240,8 @@ def _labels(spectra: Spectra, split: Split, noise: str) -> tuple[Known, np.ndarr
     typical = np.sort(np.asarray(jax.lax.map(density.log_density, jnp.asarray(inside), batch_size=1024)))
     starts = inside[np.random.default_rng(0).permutation(len(inside))[:N_START]]
     usual, spread = np.array([np.inf]), np.zeros((n_sign(len(unit)), len(unit)))
-    tail = np.zeros(1 + len(unit))
-    known = Known(centre, unit, density, typical, usual, spread, tail, starts, spectra.wave, spectra.label_names)
+    tail, kept = np.zeros(1 + len(unit)), np.ones(())
+    known = Known(centre, unit, density, typical, usual, spread, tail, kept, starts, spectra.wave, spectra.label_names)
     return known, mean, root, np.sqrt(np.diag(left))
 
 
@@ -285,9 +285,12 @@ def _with_spread(emulator: Emulator, found: xr.Dataset, unseen: Spectra) -> Emul
     factor = np.exp(told @ spread)
     off = factor[:, None] * (found["draws"].to_numpy() - found["value"].to_numpy()[:, None]) / unit
     ok = np.isfinite(off).all(axis=(1, 2))
-    wide = factor[:, :, None] * cov * factor[:, None, :]
-    tail = fit_tail(off[ok], wide[ok], found["weight"].to_numpy()[ok], apart[ok], err[ok])
-    return replace(emulator, known=replace(known, spread=spread, tail=tail))  # type: ignore[type-var]
+    off, wide, apart, err = (each[ok] for each in (off, factor[:, :, None] * cov * factor[:, None, :], apart, err))
+    kept = fit_kept(apart, wide, err)
+    loose = loosened(wide, kept)
+    tail = fit_tail(moved_to(off, wide, loose), loose, found["weight"].to_numpy()[ok], apart, err)
+    known = replace(known, spread=spread, tail=tail, kept=np.asarray(kept))
+    return replace(emulator, known=known)  # type: ignore[type-var]
 
 
 def _told(emulator: Emulator, spectra: Spectra, rows: np.ndarray) -> dict[str, dict[str, float]]:

@@ -39,7 +39,7 @@ def _sky():
     density = LabelDensity(np.zeros(1), np.zeros((1, 2)), np.eye(2)[None])
     known = Known(
         CENTRE, UNIT, density, np.array([-np.inf]), np.array([np.inf]), np.zeros((n_sign(2), 2)),
-        np.zeros(3), rng.normal(size=(200, 2)), np.linspace(5000.0, 5010.0, N_PIX), ("teff", "logg"),
+        np.zeros(3), np.ones(()), rng.normal(size=(200, 2)), np.linspace(5000.0, 5010.0, N_PIX), ("teff", "logg"),
     )  # fmt: skip
     x = rng.normal(size=(N, 2))
     flux = weights[:, 0] + x @ weights[:, 1:3].T + NOISE * rng.normal(size=(N, N_PIX))

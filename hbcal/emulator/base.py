@@ -30,6 +30,7 @@ class Known:
             (n_sign, n_label); zeros where a posterior needs none.
         tail: 1 / degrees of freedom of the Student t that draws are pushed out to, and per label the log of a further
             factor on them, see `hbcal.numerics.tails.fit_tail`, (1 + n_label,); zeros where a posterior needs none.
+        kept: share of the correlations between a posterior's labels that is kept, see `hbcal.numerics.spread.fit_kept`.
         starts: labels of some training stars, (n_start, n_label), among which a search for a mode begins.
         wave: (n_pix,).
         label_names: (n_label,).
@@ -42,6 +43,7 @@ class Known:
     usual: AnyArray
     spread: AnyArray
     tail: AnyArray
+    kept: AnyArray
     starts: AnyArray
     wave: AnyArray
     label_names: tuple[str, ...] = static()

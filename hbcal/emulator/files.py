@@ -144,7 +144,7 @@ NUMBER: Any = 0  # stands where an array is to come
 
 def _known(about: dict[str, Any]) -> Known:
     n = NUMBER
-    return Known(n, n, LabelDensity(n, n, n), *(n,) * 6, tuple(about["labels"]))
+    return Known(n, n, LabelDensity(n, n, n), *(n,) * 7, tuple(about["labels"]))
 
 
 def _bare_full(about: dict[str, Any]) -> Emulator:

@@ -13,6 +13,7 @@ from hbcal._typing import Array
 DOF = 5.0  # of the Student t that residuals are fitted with: a few wild labels do not widen all others
 LOOSE = 0.3  # prior sd of each coefficient but the first
 EDGE = 0.002
+KEPT = np.linspace(1.0, 0.0, 11)  # shares of correlations
 WANTED = ((1.0, 0.683), (1.96, 0.95))
 
 
@@ -100,6 +101,85 @@ def fit_spread(z: np.ndarray, told: np.ndarray) -> np.ndarray:
         found[0] += steps[int(np.argmin(off))]
         out[:, l] = found
     return out
+
+
+def loosened(cov: np.ndarray, kept: float) -> np.ndarray:
+    """Covariances whose correlations are multiplied by a number.
+
+    Args:
+        cov: (n_star, n_label, n_label).
+        kept: between 0 and 1.
+
+    Returns:
+        The same shape, with the same diagonals.
+
+    Errors:
+        None.
+
+    Example:
+        >>> loosened(np.array([[[4.0, 1.0], [1.0, 1.0]]]), 0.5).tolist()
+        [[[4.0, 0.5], [0.5, 1.0]]]
+    """
+    return cov * (kept + (1.0 - kept) * np.eye(cov.shape[-1]))
+
+
+def moved_to(off: np.ndarray, cov: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Draws with one covariance turned into draws with another: off' = L' L^-1 off of the Cholesky factors.
+
+    Args:
+        off: draws less their mean, (n_star, n_draw, n_label).
+        cov, new: (n_star, n_label, n_label); where one of them is no covariance, draws stay as they are.
+
+    Returns:
+        The same shape as `off`.
+
+    Errors:
+        None.
+
+    Example:
+        >>> moved_to(np.ones((1, 1, 1)), np.ones((1, 1, 1)), np.full((1, 1, 1), 9.0)).tolist()
+        [[[3.0]]]
+    """
+    eye = np.eye(cov.shape[-1])
+    fine = np.isfinite(cov + new).all(axis=(1, 2)) & (np.linalg.det(cov) > 0.0) & (np.linalg.det(new) > 0.0)
+    old, to = (np.linalg.cholesky(np.where(fine[:, None, None], each, eye)) for each in (cov, new))
+    return np.einsum("slm,sdm->sdl", to @ np.linalg.inv(old), off)
+
+
+def fit_kept(apart: np.ndarray, cov: np.ndarray, err: np.ndarray) -> float:
+    """Which share of the correlations between a posterior's labels its errors bear out.
+
+    What an emulator does not know moves labels in other directions than noise does: along those that noise leaves
+    narrow, too, and there a posterior made wider label by label stays too narrow. Residuals are taken for draws of a
+    Student t with 5 degrees of freedom, and the likeliest of eleven shares is returned.
+
+    Args:
+        apart: truth less mean, (n_star, n_label); stars with a NaN are left out.
+        cov: of the posteriors, as wide as `fit_spread` makes them.
+        err: of the truth.
+
+    Returns:
+        A number between 0 and 1.
+
+    Errors:
+        None.
+
+    Example:
+        >>> rng, cov = np.random.default_rng(0), np.tile([[1.0, 0.9], [0.9, 1.0]], (300, 1, 1))
+        >>> fit_kept(rng.normal(size=(300, 2)), cov, np.zeros((300, 2)))
+        0.0
+    """
+    ok = np.isfinite(apart).all(axis=1) & np.isfinite(cov).all(axis=(1, 2))
+    if not ok.any():
+        return 1.0
+    apart, cov, noise = apart[ok], cov[ok], err[ok][:, :, None] ** 2 * np.eye(apart.shape[1])
+
+    def likely(kept: float) -> float:
+        total = loosened(cov, kept) + noise
+        far = (apart * np.linalg.solve(total, apart[..., None])[..., 0]).sum(axis=1)
+        return float(-(0.5 * np.linalg.slogdet(total)[1] + 0.5 * (DOF + apart.shape[1]) * np.log1p(far / DOF)).sum())
+
+    return float(KEPT[int(np.argmax([likely(kept) for kept in KEPT]))])
 
 
 def _cost(b: Array, z: Array, told: Array) -> Array:

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
 from hbcal.numerics.intervals import interval_level, weighted_quantiles
+from hbcal.numerics.spread import fit_kept, loosened, moved_to
 from hbcal.numerics.tails import LEAST, fit_tail, heavier
 
 N, N_DRAW = 4000, 64
@@ -69,3 +71,17 @@ def test_weights_count_in_quantiles():
 
 def test_draws_without_any_spread_stay_where_they_are():
     assert not heavier(np.zeros((2, 5, 2)), np.zeros((2, 2, 2)), 0.2).any()
+
+
+@pytest.mark.parametrize(("root", "kept"), [(ROOT, 1.0), (np.eye(2), 0.0)])
+def test_correlations_that_errors_do_not_bear_out_are_dropped(root, kept):
+    rng = np.random.default_rng(8)
+    off, cov, _ = world(8, 5.0)
+    apart = rng.normal(size=(N, 2)) @ root.T
+    found = fit_kept(apart, cov, np.zeros_like(apart))
+    assert found == pytest.approx(kept, abs=0.1)
+    new = loosened(cov, found)
+    np.testing.assert_allclose(np.cov(moved_to(off, cov, new).reshape(-1, 2).T), new[0], atol=0.03)
+    for total, holds in ((new, True), (cov, kept == 1.0)):
+        far = (apart * np.linalg.solve(total, apart[..., None])[..., 0]).sum(axis=1)
+        assert (abs((far < chi2.ppf(0.95, 2)).mean() - 0.95) < 0.015) == holds

@@ -35,7 +35,8 @@ def _sky():
     density = LabelDensity(np.zeros(1), np.zeros((1, 2)), np.eye(2)[None])
     known = Known(
         np.zeros(2), np.ones(2), density, np.array([-np.inf]), np.array([np.inf]),
-        np.zeros((n_sign(2), 2)), np.zeros(3), rng.normal(size=(200, 2)), np.arange(float(N_PIX)), ("a", "b"),
+        np.zeros((n_sign(2), 2)), np.zeros(3), np.ones(()),
+        rng.normal(size=(200, 2)), np.arange(float(N_PIX)), ("a", "b"),
     )  # fmt: skip
     emulator = PixelEmulator(known, layer, Quadratic(), np.zeros((2, 1, 2, 1)))
     x = rng.normal(size=(N_STAR, 2))
