@@ -160,7 +160,8 @@ def _label(
     mean, cov = _mean_cov(draws, share)
     off, kept = draws - mean[:, None], float(np.asarray(emulator.known.kept))
     if kept < 1.0:
-        off, cov = moved_to(off, cov, loosened(cov, kept)), loosened(cov, kept)
+        loose = loosened(cov, kept)
+        off, cov = moved_to(off, cov, loose), loose
     off = heavier(off, cov, float(np.asarray(emulator.known.tail)[0]))
     out["chi2"], out["density"] = map(np.asarray, _told(emulator, spectra, jnp.asarray(mean)))
     if isinstance(emulator, NuisanceEmulator):

@@ -151,13 +151,14 @@ def train_emulator(
         emulator = narrow = _with_usual(emulator, found)
         told = _told(emulator, spectra, split.test)
         if (noise == "correlated" and method == "network") or failures(told):
-            say("posteriors are made as wide as the labels of stars ask for that nothing was fitted to")
             emulator = _with_spread(narrow, found, aside)
             told = _told(emulator, spectra, split.test)
             if len(aside.star) == len(split.unseen):  # told by stars that set nothing; kept is what all set
                 aside = spectra.take(np.concatenate([split.unseen, split.test]))
                 found = label_spectra(narrow, aside, fast=True, keep_draws=True)
                 emulator = _with_spread(narrow, found, aside)
+        wider = dict(zip(known.label_names, np.exp(np.asarray(emulator.known.spread)[0]).tolist(), strict=True))
+        say("sd of labels, as unseen stars ask for, times " + ", ".join(f"{x:.2f} ({n})" for n, x in wider.items()))
         for label, each in told.items():
             say(f"test, {len(split.test)} stars, {label}: " + ", ".join(f"{k} {v:.4g}" for k, v in each.items()))
         amiss = failures(told)
@@ -165,7 +166,7 @@ def train_emulator(
             text = f"The posteriors of the emulator in {out} do not hold what they claim: {'; '.join(amiss)}"
             warnings.warn(text, CoverageWarning, stacklevel=2)
         about = mark | {
-            "failures": amiss,
+            "failures": amiss, "sd_times": wider,
             "left_out": left_out, "n_star": {k: len(v) for k, v in vars(split).items()}, "test": told,
             "versions": {"python": platform.python_version(), "jax": jax.__version__}, "machine": platform.machine(),
         }  # fmt: skip

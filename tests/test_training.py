@@ -14,7 +14,7 @@ import pytest
 
 from hbcal import HbcalError
 from hbcal.cli import main
-from hbcal.emulator.files import ABOUT, MODEL, load_emulator
+from hbcal.emulator.files import ABOUT, MODEL, about_emulator, load_emulator
 from hbcal.emulator.train_network import NetworkSettings
 from hbcal.evaluation import evaluate, summary
 from hbcal.label import label_spectra
@@ -210,6 +210,7 @@ def test_a_form_that_is_wrong_makes_posteriors_wider(tmp_path):
     emulator = train_emulator(
         spectra.take(np.arange(2000)), tmp_path / "model", method="quadratic", noise="independent"
     )  # fmt: skip
+    assert min(about_emulator(tmp_path / "model")["sd_times"].values()) > 1.2
     known = replace(emulator.known, spread=np.zeros_like(emulator.known.spread))
     for what, holds in ((emulator, True), (replace(emulator, known=known), False)):
         told = summary(label_spectra(what, new, fast=True), new.labels, new.labels_err)
