@@ -205,7 +205,10 @@ def emulator(
         train_emulator(
             spectra_files, out, labels=labels, method=method, noise=noise, seed=seed, resume=resume, progress=say
         )
-    amiss = about_emulator(out)["failures"]
+    about = about_emulator(out)
+    amiss, before = about["failures"], about["failures_before"]
+    if before and not amiss:
+        print(f"hbcal: posteriors were too narrow and have been made wider: {'; '.join(before)}", file=sys.stderr)
     if amiss:
         print(f"hbcal: COVERAGE FAILED, do not use this emulator as it is: {'; '.join(amiss)}", file=sys.stderr)
         raise typer.Exit(0 if accept_failed else 3)

@@ -207,9 +207,10 @@ def test_a_form_that_is_wrong_makes_posteriors_wider(tmp_path):
     err, star = np.full(flux.shape, 0.005), np.arange(2500).astype(str)
     spectra = Spectra(np.arange(500.0, 540.0), flux, err, star, labels, np.full(labels.shape, 1e-3), ("a", "b"))
     new = spectra.take(np.arange(2000, 2500))
-    emulator = train_emulator(
-        spectra.take(np.arange(2000)), tmp_path / "model", method="quadratic", noise="independent"
-    )  # fmt: skip
+    with pytest.warns(CoverageWarning, match="made wider until they do"):
+        emulator = train_emulator(
+            spectra.take(np.arange(2000)), tmp_path / "model", method="quadratic", noise="independent"
+        )  # fmt: skip
     assert min(about_emulator(tmp_path / "model")["sd_times"].values()) > 1.2
     known = replace(emulator.known, spread=np.zeros_like(emulator.known.spread))
     for what, holds in ((emulator, True), (replace(emulator, known=known), False)):
