@@ -149,9 +149,10 @@ def train_emulator(
         aside = spectra.take(split.unseen if len(split.unseen) > 20 else split.fit)
         found = label_spectra(emulator, aside, fast=True, keep_draws=True)
         emulator = narrow = _with_usual(emulator, found)
-        told = _told(emulator, spectra, split.test)
-        narrowly = failures(told) if noise == "independent" or method == "quadratic" else []
-        if narrowly or (noise == "correlated" and method == "network"):
+        tempered = noise == "correlated" and method == "network"
+        told = {} if tempered else _told(emulator, spectra, split.test)
+        narrowly = failures(told)
+        if tempered or narrowly:
             emulator = _with_spread(narrow, found, aside)
             told = _told(emulator, spectra, split.test)
             if len(aside.star) == len(split.unseen):  # told by stars that set nothing; kept is what all set
