@@ -113,16 +113,17 @@ def label_spectra(
     scaled = None if prior is None else (prior - np.asarray(trained.centre)) / np.asarray(trained.unit)
     density = None if scaled is None else label_density(scaled)
     parts, n, extra = [], len(spectra.star), _measured(trained, known, spectra.star)
-    for first in range(0, n, BATCH):
-        rows = slice(first, first + BATCH)
-        flux, err = (_padded(each[rows], BATCH) for each in (spectra.flux, spectra.flux_err))
+    batch = min(AT_ONCE // emulator.n_draw, BATCH) if fast else BATCH
+    for first in range(0, n, batch):
+        rows = slice(first, first + batch)
+        flux, err = (_padded(each[rows], batch) for each in (spectra.flux, spectra.flux_err))
         rng = np.random.default_rng([*np.atleast_1d(seed), first])
         measured = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), extra)
         found = _label(emulator, density, flux, err, measured, fast, rng, settings)
         if not keep_draws:  # many draws of many stars are gigabytes
             del found["off"], found["share"]
         parts.append({name: values[: len(spectra.star[rows])] for name, values in found.items()})
-        progress(f"labelling: {min(first + BATCH, n)} of {n} spectra")
+        progress(f"labelling: {min(first + batch, n)} of {n} spectra")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
     return _dataset(emulator, spectra.star, joined, fast, keep_draws)
 

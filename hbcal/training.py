@@ -20,7 +20,7 @@ from hbcal import __version__
 from hbcal._errors import HbcalError, closest, some
 from hbcal.catalogue.values import rows_of
 from hbcal.emulator.autoregressive import AutoregressiveEmulator
-from hbcal.emulator.base import Emulator, Known, sharing, stretched
+from hbcal.emulator.base import Emulator, Known, median_of, sharing, stretched
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
 from hbcal.emulator.full import train_full
 from hbcal.emulator.independent import CORRELATED, neighbours_correlate, train_independent
@@ -37,10 +37,11 @@ from hbcal.spectra.container import Spectra
 from hbcal.spectra.formats import read_any
 
 SETTINGS = NetworkSettings()
-METHODS = ("network", "quadratic")
+METHODS = ("network", "quadratic", "process")
 NOISE = ("auto", "independent", "correlated")
 UNSEEN, TEST = 0.1, 0.05  # of the stars: to stop and temper the training, and to say how good it is
 MARGIN = 0.1
+NOISELESS, SEEN_AT = 1000.0, 100.0  # S/N of spectra that nobody observed, and what they are tested at
 LEAST = 300  # stars, to train networks on
 N_LINEAR, N_START = 30, 500
 
@@ -76,7 +77,8 @@ def train_emulator(
         spectra: with labels; or files of the plain container or any survey's format that is known.
         out: folder of the emulator; must not hold anything unless `resume`.
         labels: table of labels by star, with errors in ``<label>_err``, instead of those of the spectra.
-        method: ``"network"`` or ``"quadratic"``.
+        method: ``"network"``, ``"quadratic"``, or ``"process"`` for some hundreds of spectra of independent pixels and
+            exact labels, as of a synthetic grid.
         noise: ``"independent"`` where each pixel's error stands for itself, ``"correlated"`` where what is left over
             has a covariance to be learned, as with Gaia XP; ``"auto"`` decides by how residuals of neighbouring pixels
             of unseen stars correlate, see `hbcal.emulator.independent.neighbours_correlate`.
@@ -110,6 +112,10 @@ def train_emulator(
         spectra = _with_labels(spectra, Path(labels))
     if not spectra.label_names:
         raise HbcalError("The spectra have no labels: training needs labels, labels_err and label_names.")
+    if method == "process" and noise == "correlated":
+        raise HbcalError("Gaussian processes are for independent pixels: use --method network or quadratic.")
+    if noise == "auto" and (method == "process" or _noiseless(spectra)):
+        noise = "independent"  # residuals of spectra without noise correlate by what the form has wrong
     if noise == "auto":
         alike = neighbours_correlate(spectra.flux, spectra.flux_err, spectra.labels)
         noise = "correlated" if alike > CORRELATED else "independent"
@@ -146,6 +152,9 @@ def train_emulator(
             _write_curves(out / "curves.csv", curves)
         else:
             emulator = train_full(known, mean[split.fit], spectra.flux[split.fit])
+        if _noiseless(spectra):
+            say(f"spectra have hardly any noise: those set aside are given S/N {SEEN_AT:g}")
+            spectra = _as_seen(spectra, seed)
         aside = spectra.take(split.unseen if len(split.unseen) > 20 else split.fit)
         found = label_spectra(emulator, aside, fast=True, keep_draws=True)
         emulator = narrow = _with_usual(emulator, found)
@@ -271,6 +280,20 @@ def _tuned(
         emulator, spectra.flux, spectra.flux_err, x, found["weight"].to_numpy(), settings.train,
         dropout=settings.dropout, state=folder / "tuned.npz",
     )  # fmt: skip
+
+
+def _noiseless(spectra: Spectra) -> bool:
+    """Whether they are too good to be observed, as those of a synthetic grid."""
+    share = spectra.flux_err / np.abs(median_of(spectra.flux))
+    share = share[np.isfinite(share)]
+    return bool(share.size and np.median(share) < 1.0 / NOISELESS)
+
+
+def _as_seen(spectra: Spectra, seed: int) -> Spectra:
+    """With noise: how well unseen spectra's labels are told hangs on it, and nobody labels spectra without."""
+    noise = np.broadcast_to(np.abs(median_of(spectra.flux)) / SEEN_AT, spectra.flux.shape)
+    drawn = np.random.default_rng([seed, 23]).normal(size=noise.shape)
+    return replace(spectra, flux=spectra.flux + noise * drawn, flux_err=np.hypot(spectra.flux_err, noise))
 
 
 def _with_usual(emulator: Emulator, found: xr.Dataset) -> Emulator:

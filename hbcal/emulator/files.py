@@ -16,10 +16,12 @@ from hbcal._errors import HbcalError
 from hbcal.emulator.autoregressive import AutoregressiveEmulator, Components
 from hbcal.emulator.base import Emulator, Known
 from hbcal.emulator.full import FullEmulator
+from hbcal.emulator.pixels import Components as PixelComponents
 from hbcal.emulator.pixels import Hidden, PixelEmulator, Quadratic
 from hbcal.folder import write_text
 from hbcal.networks.autoregressive import Autoregressive, asleep, stacked
 from hbcal.networks.guide import Guide
+from hbcal.numerics.gaussian_process import Kernel, Processes
 from hbcal.numerics.label_density import LabelDensity
 from hbcal.numerics.last_layer import LastLayer
 from hbcal.numerics.pixel_layer import PixelLayer
@@ -126,10 +128,10 @@ def _named(emulator: Emulator) -> dict[str, np.ndarray]:
     return {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(emulator)[0]}
 
 
-def _shape(emulator: Emulator) -> dict[str, int]:
+def _shape(emulator: Emulator) -> dict[str, Any]:
     """What a bare emulator of the same structure is made from."""
     if isinstance(emulator, PixelEmulator):
-        return {"n_hidden": len(jax.tree.leaves(emulator.features))}
+        return {"features": type(emulator.features).__name__}
     if not isinstance(emulator, AutoregressiveEmulator):
         return {}
     net = nnx.merge(emulator.graph, emulator.states)
@@ -166,8 +168,12 @@ def _bare_autoregressive(about: dict[str, Any]) -> Emulator:
 
 
 def _bare_pixels(about: dict[str, Any]) -> Emulator:
-    features = Hidden(0, 0, 0, 0) if about["shape"]["n_hidden"] else Quadratic()  # type: ignore[arg-type]
-    return PixelEmulator(_known(about), PixelLayer(0, 0, 0, 0), features, 0)  # type: ignore[arg-type]
+    n = NUMBER
+    features = {
+        "Quadratic": Quadratic, "Hidden": lambda: Hidden(n, n, n, n),
+        "Components": lambda: PixelComponents(Processes(n, Kernel(n, n, n, n, n), n, n, n, n, n), n, n, n),
+    }[about["shape"]["features"]]()  # fmt: skip
+    return PixelEmulator(_known(about), PixelLayer(n, n, n, n), features, n)
 
 
 KIND_OF = {FullEmulator: "full", PixelEmulator: "pixels", AutoregressiveEmulator: "autoregressive"}

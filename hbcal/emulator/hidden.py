@@ -14,6 +14,7 @@ from flax import nnx
 from hbcal._typing import Array
 from hbcal.emulator.pixels import Hidden
 from hbcal.networks.train import TrainSettings, fit
+from hbcal.numerics.principal import principal_scores
 
 N_HIDDEN, N_LAST, N_DIM = 64, 32, 60
 HELD = 0.1
@@ -39,8 +40,8 @@ def train_hidden(
 ) -> Hidden:  # fmt: skip
     """Train a network on chi2, and keep its features.
 
-    Pixels are put in units of their typical noise, and chi2 is taken in the spectra's principal components, so that the
-    cost does not hang on the number of pixels.
+    Chi2 is taken in the spectra's principal components, see `hbcal.numerics.principal`, so that the cost does not hang
+    on the number of pixels.
 
     Args:
         x: labels, scaled, (n_star, n_label).
@@ -61,21 +62,13 @@ def train_hidden(
         >>> train_hidden(spectra.labels / 5000.0, spectra.flux, spectra.flux_err, settings=few).last.shape
         (64, 32)
     """
-    seen = np.isfinite(flux)
-    n_seen = np.maximum(seen.sum(axis=0), 1)
-    middle = np.where(seen, flux, 0.0).sum(axis=0) / n_seen
-    noise = np.sqrt(np.where(seen, flux_err, 0.0).__pow__(2).sum(axis=0) / n_seen)
-    noise = np.where(noise > 0, noise, np.inf)
-    y = np.where(seen, flux - middle, 0.0) / noise
-    n_dim = min(N_DIM, y.shape[1], len(y))
-    values, vectors = np.linalg.eigh(y @ y.T)
-    z = vectors[:, -n_dim:] * np.sqrt(np.maximum(values[-n_dim:], 0.0))
+    z = principal_scores(flux, flux_err, N_DIM)
     unit = max(float(z.std(axis=0).max()), 1.0)
-    order = np.random.default_rng(seed).permutation(len(y))
-    n_held = max(round(HELD * len(y)), 1)
+    order = np.random.default_rng(seed).permutation(len(z))
+    n_held = max(round(HELD * len(z)), 1)
     table = {"x": jnp.asarray(x, jnp.float32), "z": jnp.asarray(z / unit, jnp.float32)}
     data, held = ({name: leaf[rows] for name, leaf in table.items()} for rows in (order[n_held:], order[:n_held]))
-    net = Net(x.shape[1], n_dim, nnx.Rngs(seed))
+    net = Net(x.shape[1], z.shape[1], nnx.Rngs(seed))
 
     def off(net: Net, batch: dict[str, Array]) -> Array:
         return ((net(batch["x"]) - batch["z"]) ** 2).mean()

@@ -1,4 +1,4 @@
-"""Whether pixels are independent, and the emulator for when they are: quadratic, or a network's hidden features."""
+"""Whether pixels are independent, and the emulator for when they are: quadratic, network or processes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hbcal.emulator.base import Known
 from hbcal.emulator.full import quadratic
 from hbcal.emulator.hidden import train_hidden
 from hbcal.emulator.pixels import PixelEmulator, Quadratic
+from hbcal.emulator.processes import MOST_STARS, train_processes
 from hbcal.emulator.train_pixels import train_pixels
 from hbcal.numerics.label_density import label_density
 from hbcal.numerics.pixel_layer import FEW, pixel_layer
@@ -22,7 +23,7 @@ from hbcal.numerics.pixel_layer import FEW, pixel_layer
 # Labels add up pixels. If neighbours correlate by r and others as r^distance, errors that take pixels as independent
 # are too small by sqrt((1 + r) / (1 - r)): 1.4 at 0.3. Below, mere resampling; XP lies far above.
 CORRELATED = 0.3
-MOST_PAIRS, MOST_STARS = 400, 1500
+MOST_PAIRS, MOST_ROWS = 400, 1500
 N_START = 500
 
 
@@ -54,7 +55,7 @@ def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndar
     """
     rng = np.random.default_rng(0)
     rows = np.flatnonzero(np.isfinite(labels).all(axis=1) & np.isfinite(flux).any(axis=1))
-    rows = rng.permutation(rows)[:MOST_STARS]
+    rows = rng.permutation(rows)[:MOST_ROWS]
     n_feature = quadratic(jnp.zeros(labels.shape[1])).shape[0]
     if len(rows) < 4 * FEW * n_feature or flux.shape[1] < 2:
         return 0.0
@@ -92,7 +93,7 @@ def train_independent(
         mean, root: each star's true labels as far as known, mean and root of the covariance, scaled.
         spectra: of all stars, with labels.
         rows: those to fit.
-        method: ``"quadratic"`` or ``"network"``.
+        method: ``"quadratic"``, ``"network"`` or ``"process"``.
         seed: of the network.
         progress: called with lines of text.
 
@@ -112,6 +113,13 @@ def train_independent(
     features: Any = Quadratic()
     if method == "network":
         features = train_hidden(mean, flux, err, seed=seed, progress=progress)
+    elif method == "process":
+        if len(rows) > MOST_STARS:
+            raise HbcalError(
+                f"{len(rows)} training stars are too many for Gaussian processes, which take {MOST_STARS}: use "
+                "--method network or quadratic."
+            )
+        features = train_processes(mean, flux, err, seed=seed, progress=progress)
     n_feature = features.of(jnp.zeros(mean.shape[1])).shape[0]
     if len(rows) < FEW * n_feature:
         raise HbcalError(

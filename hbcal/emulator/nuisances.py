@@ -13,7 +13,7 @@ from hbcal._errors import HbcalError
 from hbcal._pytree import pytree, static
 from hbcal._typing import AnyArray, Array, Float
 from hbcal.emulator.base import Emulator, Known
-from hbcal.emulator.pixels import PixelEmulator, scale_root
+from hbcal.emulator.pixels import PixelEmulator
 from hbcal.numerics.moved_weights import continuum_terms, curves, line_width, moved, stretches
 from hbcal.numerics.packed_spectrum import Moments, PackedSpectrum, error_given, moments, off_by, pack_own
 from hbcal.numerics.pixel_layer import where_packed
@@ -65,10 +65,12 @@ class NuisedSpectrum:
     Attributes:
         packed: sums of [W_0, B], see `NuisanceEmulator`.
         centre: c_0, (n_star, n_nuisance).
+        doubt: as of `hbcal.emulator.pixels.PixelSpectrum`.
     """
 
     packed: PackedSpectrum
     centre: AnyArray
+    doubt: AnyArray | None
 
 
 @pytree
@@ -112,7 +114,8 @@ class NuisanceEmulator(Emulator):
         centre, x = mover.search(rows)
         for _ in range(ROUNDS):
             centre, x, _ = mover.step(rows, centre, x)
-        return NuisedSpectrum(mover.pack(rows, centre, x), jnp.asarray(centre)), why
+        doubt = self.pixels.doubt(jnp.asarray(x))
+        return NuisedSpectrum(mover.pack(rows, centre, x), jnp.asarray(centre), doubt), why
 
     def log_likelihood(self, x: Float[Array, " n_label"], star: NuisedSpectrum) -> Array:
         """ln N(spectrum; W_0 phi - B c_0, V + emulator error + B S^2 B') + ln 2 P(b >= 0 | spectrum, x)."""
@@ -129,12 +132,13 @@ class NuisanceEmulator(Emulator):
 
     def guess(self, stars: NuisedSpectrum) -> tuple[Array, Array]:
         """The emulator's own, of sums without the nuisances."""
-        return self.pixels.guess(_reduced(self, stars)[0])
+        return self.pixels.guess_packed(_reduced(self, stars)[0])
 
     def nuisances(self, x: Float[Array, " n_label"], star: NuisedSpectrum) -> tuple[Array, Array]:
         """Mean and covariance of c given the labels."""
         mean, cov = error_given(*self._parts(x, star))  # of c itself: its prior mean, zero, is what W_0 phi - B c_0 has
-        mean, cov = mean[len(x) :], cov[len(x) :, len(x) :]
+        n = len(self.names)
+        mean, cov = mean[-n:], cov[-n:, -n:]
         return not_negative(mean, cov) if self._broadens else (mean, cov)
 
     @property
@@ -146,16 +150,15 @@ class NuisanceEmulator(Emulator):
         mean, cov = error_given(*self._parts(x, star))
         return jnp.asarray(mean[-1] / jnp.sqrt(cov[-1, -1]))
 
-    def _parts(self, x: Array, star: NuisedSpectrum) -> tuple[Moments, Array, Array, Array]:
-        """Of `off_by`: labels are off by the emulator's scale, nuisances by N(0, S^2) around zero, so -c_0 in W_0."""
+    def _parts(self, x: Array, star: NuisedSpectrum) -> tuple[Moments, Array, Array]:
+        """Of `off_by`: features are off as the emulator says, nuisances by N(0, S^2) around zero, so -c_0 in W_0."""
         phi, n = self.pixels.features.of(x), len(self.names)
         leverage = phi @ self.pixels.layer.spread @ phi
         block = jax.scipy.linalg.block_diag
         return (
             moments(star.packed, leverage, len(phi) + n),
             jnp.concatenate([phi, -jnp.asarray(star.centre)]),
-            block(jax.jacfwd(self.pixels.features.of)(x), jnp.eye(n)),
-            block(scale_root(self.pixels.scale, x), jnp.diag(jnp.asarray(self.sd))),
+            block(self.pixels.reach(x, star.doubt), jnp.diag(jnp.asarray(self.sd))),
         )
 
 
@@ -295,7 +298,7 @@ class _Mover:
 
     def step(self, rows: np.ndarray, centre: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Likelier (c, x), and how likely: Gauss and Newton, the weights moved to where the last step ended."""
-        at = NuisedSpectrum(self.pack(rows, centre, x, 1), jnp.asarray(centre))
+        at = NuisedSpectrum(self.pack(rows, centre, x, 1), jnp.asarray(centre), None)
         new, x_new, cost = map(np.array, _gauss_newton(self.of, at))
         if "velocity" in self.of.names:
             k = self.of.names.index("velocity")
@@ -329,7 +332,7 @@ class _Mover:
 def _gauss_newton(emulator: NuisanceEmulator, stars: NuisedSpectrum) -> tuple[Array, Array, Array]:
     """Likeliest nuisances and labels of each star on the linear form, and minus twice the log likelihood there."""
     reduced, given = _reduced(emulator, stars)
-    x, _ = emulator.pixels.guess(reduced)
+    x, _ = emulator.pixels.guess_packed(reduced)
 
     def one(star: PackedSpectrum, x: Array) -> Array:
         phi = jnp.asarray(emulator.pixels.features.of(x))

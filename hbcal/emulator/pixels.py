@@ -13,19 +13,27 @@ from hbcal._pytree import pytree
 from hbcal._typing import AnyArray, Array, Float
 from hbcal.emulator.base import Emulator, Known
 from hbcal.emulator.full import quadratic
-from hbcal.numerics.packed_spectrum import PackedSpectrum, moments, off_by, pack_spectra
+from hbcal.numerics.gaussian_process import Processes
+from hbcal.numerics.packed_spectrum import Moments, PackedSpectrum, moments, off_by, pack_spectra, without
 from hbcal.numerics.pixel_layer import PixelLayer
 
 GAUSS_NEWTON = 12
+AT_ONCE = 64  # stars: bounds the memory of what is known of their features
 
 
 @pytree
 class Quadratic:
     """One, the labels, and their products."""
 
+    known = True
+
     def of(self, x: Float[Array, " n_label"]) -> Array:
         """phi(x)."""
         return quadratic(x)
+
+    def slope(self, x: Float[Array, " n_label"]) -> Array:
+        """d phi / dx, (n_feature, n_label)."""
+        return jax.jacfwd(quadratic)(x)
 
 
 @pytree
@@ -41,27 +49,80 @@ class Hidden:
     first_bias: AnyArray
     last: AnyArray
     last_bias: AnyArray
+    known = True
 
     def of(self, x: Float[Array, " n_label"]) -> Array:
         """phi(x)."""
         inner = jax.nn.gelu(x @ self.first + self.first_bias)
         return jnp.concatenate([jnp.ones(1), x, jnp.tanh(inner @ self.last + self.last_bias)])
 
+    def slope(self, x: Float[Array, " n_label"]) -> Array:
+        """d phi / dx, (n_feature, n_label)."""
+        return jax.jacfwd(self.of)(x)
+
+
+@pytree
+class Components:
+    """One, and the spectrum's principal components, each a Gaussian process of the labels.
+
+    Attributes:
+        processes: what the training stars say of the components.
+        own: variance of each that labels do not tell, (n_component,).
+        together: R, (n_component, n_component): the components' errors in units of their sds have covariance R R'.
+        floor: sd of errors that look like errors of the labels, (n_label,), see `hbcal.emulator.processes`.
+    """
+
+    processes: Processes
+    own: AnyArray
+    together: AnyArray
+    floor: AnyArray
+    known = False
+
+    def of(self, x: Float[Array, " n_label"]) -> Array:
+        """phi(x), its mean."""
+        return jnp.concatenate([jnp.ones(1), self.processes.mean(x)])
+
+    def slope(self, x: Float[Array, " n_label"]) -> Array:
+        """d phi / dx, (n_feature, n_label)."""
+        return jnp.concatenate([jnp.zeros((1, len(x))), self.processes.slope(x)])
+
+    def doubt(self, x: Float[Array, " n_label"]) -> Array:
+        """A root of the covariance of phi(x), (n_feature, n_component + n_label): large far from the training stars."""
+        sd = jnp.sqrt(self.processes.variance(x) + self.own)
+        errors = jnp.concatenate([sd[:, None] * self.together, self.processes.slope(x) * self.floor[None]], axis=1)
+        return jnp.concatenate([jnp.zeros((1, errors.shape[1])), errors])
+
+
+@pytree
+class PixelSpectrum:
+    """A spectrum, and how uncertain its features are.
+
+    Attributes:
+        packed: sums over the pixels.
+        doubt: a root of the covariance of phi at the labels that `PixelEmulator.guess` finds, (n_star, n_feature, n);
+            None where phi is known.
+    """
+
+    packed: PackedSpectrum
+    doubt: AnyArray | None
+
 
 @pytree
 class PixelEmulator(Emulator):
     """f_p is N(w_p' phi(x + d), e_p^2 + s_p^2 + phi' U phi / b_p),  d_l = sum_a D_la psi_a(x).
 
-    Two errors of the emulator: the weights' own, from the photon noise of the training spectra, independent from pixel
-    to pixel; and that of the labels' scale, from the errors of the training labels, which shifts, stretches and bends
-    all pixels together and so is not averaged away by having many: psi = (1, x, x x'),
-    see `hbcal.numerics.label_scale`.
+    Errors of the emulator: the weights' own, from the photon noise of the training spectra, independent from pixel to
+    pixel; that of the labels' scale, from the errors of the training labels, which shifts, stretches and bends all
+    pixels together and so is not averaged away by having many: psi = (1, x, x x'), see `hbcal.numerics.label_scale`;
+    and, all pixels together too, that of the features where they were learned from few stars. The last is taken as it
+    is at a first estimate of the labels: were it to move with them, posteriors would be drawn to training stars, where
+    it is small, by the determinant of dozens of components that in truth go wrong together, or not at all.
 
     Attributes:
         known: `Known`.
         layer: w, s, U and b.
-        features: phi, with a method ``of``.
-        scale: covariance of D, (n_label, n_term, n_label, n_term).
+        features: phi, with methods ``of`` and ``slope``, and ``doubt`` where it is not ``known``.
+        scale: covariance of D, (n_label, n_term, n_label, n_term); no term where it is exact.
     """
 
     known: Known
@@ -70,22 +131,33 @@ class PixelEmulator(Emulator):
     scale: AnyArray
     n_draw = 768
 
-    def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[PackedSpectrum, np.ndarray]:
+    def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[PixelSpectrum, np.ndarray]:
         """Sums over the pixels that are there; the flux as it is given."""
         packed = pack_spectra(self.layer, flux, flux_err)
         n_feature = self.layer.weights.shape[1]
-        return packed, np.where(np.asarray(packed.n_seen) >= n_feature, "", "missing pixels")
+        doubt = None if self.features.known else self.doubt(_guess(self, packed)[0])
+        return PixelSpectrum(packed, doubt), np.where(np.asarray(packed.n_seen) >= n_feature, "", "missing pixels")
 
-    def log_likelihood(self, x: Float[Array, " n_label"], star: PackedSpectrum) -> Array:
+    def doubt(self, x: Float[Array, "n_star n_label"]) -> Array | None:
+        """Roots of the covariances of phi, (n_star, n_feature, n); None where it is known."""
+        if self.features.known:
+            return None
+        return jax.lax.map(self.features.doubt, x, batch_size=AT_ONCE)
+
+    def log_likelihood(self, x: Float[Array, " n_label"], star: PixelSpectrum) -> Array:
         """ln N(spectrum; W phi, V + emulator error)."""
         chi2, log_det = self._off(x, star)
         return -0.5 * (chi2 + log_det)
 
-    def misfit(self, x: Float[Array, " n_label"], star: PackedSpectrum) -> Array:
+    def misfit(self, x: Float[Array, " n_label"], star: PixelSpectrum) -> Array:
         """chi2 per pixel."""
-        return self._off(x, star)[0] / jnp.maximum(star.n_seen, 1.0)
+        return self._off(x, star)[0] / jnp.maximum(star.packed.n_seen, 1.0)
 
-    def guess(self, stars: PackedSpectrum) -> tuple[Array, Array]:
+    def guess(self, stars: PixelSpectrum) -> tuple[Array, Array]:
+        """As `guess_packed`."""
+        return self.guess_packed(stars.packed)
+
+    def guess_packed(self, stars: PackedSpectrum) -> tuple[Array, Array]:
         """Gauss-Newton from the training star with the nearest spectrum: centres, and roots of the covariances."""
         starts, spread = jnp.asarray(self.known.starts), jnp.asarray(self.layer.spread)
         n_feature, n_label = self.layer.weights.shape[1], starts.shape[1]
@@ -100,15 +172,28 @@ class PixelEmulator(Emulator):
         start, centre = starts[jnp.argmin(chi2, axis=1)], starts.mean(axis=0)
         wide = jnp.linalg.inv(jnp.cov(starts.T).reshape(n_label, n_label) + 1e-9 * jnp.eye(n_label))
         at, _, slope, gram = from_spectrum(self.features, stars, jnp.zeros(len(sums)), spread, start, centre, wide)
-        scale = jax.vmap(lambda x: scale_root(self.scale, x))(at)
-        cov = jnp.linalg.inv(jnp.swapaxes(slope, 1, 2) @ gram @ slope + wide[None]) + scale @ jnp.swapaxes(scale, 1, 2)
+        cov = jnp.linalg.inv(jnp.swapaxes(slope, 1, 2) @ gram @ slope + wide[None])
+        if self.scale.shape[1]:
+            scale = jax.vmap(lambda x: scale_root(self.scale, x))(at)
+            cov = cov + scale @ jnp.swapaxes(scale, 1, 2)
         return at, jnp.linalg.cholesky(cov)
 
-    def _off(self, x: Array, star: PackedSpectrum) -> tuple[Array, Array]:
+    def reach(self, x: Float[Array, " n_label"], doubt: AnyArray | None) -> Array:
+        """A root of the covariance of phi: of the labels' scale and of what is not known of the features."""
+        parts = [] if doubt is None else [jnp.asarray(doubt)]
+        if self.scale.shape[1]:
+            parts.append(self.features.slope(x) @ scale_root(self.scale, x))
+        return jnp.concatenate([jnp.zeros((self.layer.weights.shape[1], 0)), *parts], axis=1)
+
+    def _off(self, x: Array, star: PixelSpectrum) -> tuple[Array, Array]:
         phi = self.features.of(x)
         leverage = phi @ self.layer.spread @ phi
-        root = scale_root(self.scale, x)
-        return off_by(moments(star, leverage, len(phi)), phi, jax.jacfwd(self.features.of)(x), root)
+        return off_by(moments(star.packed, leverage, len(phi)), phi, self.reach(x, star.doubt))
+
+
+@jax.jit
+def _guess(emulator: PixelEmulator, packed: PackedSpectrum) -> tuple[Array, Array]:
+    return emulator.guess_packed(packed)
 
 
 def scale_root(scale: AnyArray, x: Float[Array, " n_label"]) -> Array:
@@ -139,6 +224,8 @@ def from_spectrum(
 ) -> tuple[Array, Array, Array, Array]:
     """The likeliest labels of each star given its spectrum and a Gaussian population.
 
+    Where features are uncertain, they are taken as known first, and then as uncertain as they are at what was found.
+
     Args:
         features: phi.
         packed: spectra.
@@ -147,7 +234,7 @@ def from_spectrum(
         centre, wide: mean and precision of the population.
 
     Returns:
-        Labels, phi and its slope there, and sum_p w_p w_p' / v_p.
+        Labels, phi and its slope there, and sum_p w_p w_p' / v_p less what the features' error takes.
 
     Errors:
         None.
@@ -165,15 +252,22 @@ def from_spectrum(
 
     def one(packed: PackedSpectrum, x: Array, extra: Array) -> tuple[Array, Array, Array, Array]:
         sums = moments(packed, jnp.zeros(()), n_feature)
-        found = replace(sums, gram=sums.gram + extra * spread)  # E[w w'], not E[w] E[w]'
+        whole = replace(sums, gram=sums.gram + extra * spread)  # E[w w'], not E[w] E[w]'
+        x = climbed(whole, x)
+        if not features.known:
+            doubt = features.doubt(x)
+            sums, whole = (without(each, doubt) for each in (sums, whole))
+            x = climbed(whole, x)
+        return x, features.of(x), features.slope(x), jnp.asarray(sums.gram)
 
+    def climbed(found: Moments, x: Array) -> Array:
         def cost(x: Array) -> Array:
             phi, off = features.of(x), x - centre
             return found.square - 2.0 * found.cross @ phi + phi @ found.gram @ phi + off @ wide @ off
 
         def step(state: tuple[Array, Array, Array], _: Any) -> tuple[tuple[Array, Array, Array], None]:
             x, here, damp = state
-            phi, slope = features.of(x), jax.jacfwd(features.of)(x)
+            phi, slope = features.of(x), features.slope(x)
             curve = slope.T @ found.gram @ slope + wide
             pull = slope.T @ (found.cross - found.gram @ phi) - wide @ (x - centre)
             there = x + jnp.linalg.solve(curve + damp * jnp.diag(jnp.diagonal(curve)), pull)
@@ -183,7 +277,7 @@ def from_spectrum(
             return (*kept, jnp.where(better, 0.1 * damp, 10.0 * damp)), None
 
         (x, _, _), _ = jax.lax.scan(step, (x, cost(x), jnp.asarray(1e-3)), None, length=GAUSS_NEWTON)
-        return x, features.of(x), jax.jacfwd(features.of)(x), jnp.asarray(sums.gram)
+        return x
 
     n_feature = jax.eval_shape(features.of, start[0]).shape[0]
     return jax.vmap(one)(packed, start, doubt)

@@ -21,6 +21,7 @@ from hbcal.numerics.true_labels import EXACT
 # Until labels move by less than this share of their sd. What still moves late is the scale of all labels, slowly: when
 # they move by 0.05 it is 1.2 times as far from the truth as it claims, in the end 1.0 (giants, S/N 200).
 ROUNDS, SETTLED = 40, 0.005
+AT_ONCE = 64  # stars: bounds the memory of second derivatives
 MOST_TERMS = 100  # of the label scale; with more labels it shifts and stretches but does not bend
 
 
@@ -70,7 +71,7 @@ def train_pixels(
     exact = bool(there.all() and (noise <= EXACT).all())
     n_term = quadratic(jnp.zeros(mean.shape[1])).shape[0]
     n_term = n_term if mean.shape[1] * n_term <= MOST_TERMS else 1 + mean.shape[1]
-    layer, scale = None, np.zeros((mean.shape[1], 1) * 2)
+    layer, scale = None, np.zeros((mean.shape[1], 0) * 2)
     for number in range(1 if exact else ROUNDS):
         phi, spread = _moments_of(features, jnp.asarray(mean), jnp.asarray(cov))
         layer = pixel_layer(np.asarray(phi), None if exact else np.asarray(spread), flux, flux_err, start=layer)
@@ -94,7 +95,8 @@ def _moments_of(features: Any, mean: Array, cov: Array) -> tuple[Array, Array]:
         slope, bend = jax.jacfwd(features.of)(x), jax.hessian(features.of)(x)
         return features.of(x) + 0.5 * jnp.einsum("flm,lm->f", bend, c), slope @ c @ slope.T
 
-    return jax.vmap(one)(mean, cov)
+    found: tuple[Array, Array] = jax.lax.map(lambda each: one(*each), (mean, cov), batch_size=AT_ONCE)
+    return found
 
 
 def _labels_given(

@@ -178,22 +178,18 @@ def moments(packed: PackedSpectrum, leverage: Array, n_feature: int) -> Moments:
 
 
 def off_by(
-    found: Moments,
-    phi: Float[Array, " n_feature"],
-    slope: Float[Array, "n_feature n_label"],
-    root: Float[Array, "n_label n_label"],
+    found: Moments, phi: Float[Array, " n_feature"], reach: Float[Array, "n_feature n_error"]
 ) -> tuple[Array, Array]:
-    """chi2 and ln det of a spectrum whose labels are uncertain, too, by N(0, root root') on the emulator's scale.
+    """chi2 and ln det of a spectrum whose features are uncertain, too, by N(0, reach reach').
 
-        f - w' phi ~ N(0, V + A A'),   A = w' slope root
+        f - w' phi ~ N(0, V + A A'),   A = w' reach
 
     an error that all pixels share. By Woodbury's identity the sums over pixels are all that is needed.
 
     Args:
         found: the sums.
         phi: features.
-        slope: d phi / d labels.
-        root: of the covariance of the labels.
+        reach: a root of the covariance of the features; d phi / d labels times that of labels, say.
 
     Returns:
         chi2 and ln det, numbers.
@@ -203,30 +199,53 @@ def off_by(
 
     Example:
         >>> found = Moments(jnp.eye(1), jnp.ones(1), jnp.ones(()), jnp.zeros(()))
-        >>> chi2, log_det = off_by(found, jnp.zeros(1), jnp.ones((1, 1)), jnp.eye(1))
+        >>> chi2, log_det = off_by(found, jnp.zeros(1), jnp.ones((1, 1)))
         >>> round(float(chi2), 6), round(float(log_det), 6)  # one pixel of variance 1 + 1
         (0.5, 0.693147)
 
     Source: Woodbury 1950; the Sherman-Morrison-Woodbury identity.
     """
-    chi2, pull, root = _pulled(found, phi, slope @ root)
+    chi2, pull, root = _pulled(found, phi, reach)
     half = jax.scipy.linalg.solve_triangular(root, pull, lower=True)
     log_det = found.log_det + 2.0 * jnp.log(jnp.diagonal(root)).sum()
     return jnp.asarray(chi2 - half @ half), jnp.asarray(log_det)
 
 
-def error_given(
-    found: Moments,
-    phi: Float[Array, " n_feature"],
-    slope: Float[Array, "n_feature n_label"],
-    root: Float[Array, "n_label n_label"],
-) -> tuple[Array, Array]:
-    """What the spectrum says of the shared error d ~ N(0, root root') of `off_by`.
+def without(found: Moments, reach: Float[Array, "n_feature n_error"]) -> Moments:
+    """The sums once the shared error of `off_by` is integrated out, at one reach; ln det as it was.
 
-        d = root u,   u ~ N(M^-1 A' V^-1 r, M^-1),   M = 1 + A' V^-1 A,   A = w' slope root
+        V^-1 becomes V^-1 - V^-1 A M^-1 A' V^-1
 
     Args:
-        found, phi, slope, root: of `off_by`.
+        found, reach: of `off_by`.
+
+    Returns:
+        `Moments`.
+
+    Errors:
+        None.
+
+    Example:
+        >>> found = Moments(jnp.eye(1), jnp.ones(1), jnp.ones(()), jnp.zeros(()))
+        >>> round(float(without(found, jnp.ones((1, 1))).gram[0, 0]), 6)  # one pixel of variance 1 + 1
+        0.5
+    """
+    _, pull, root = _pulled(found, jnp.zeros(len(reach)), reach)
+    told = jnp.concatenate([reach.T @ found.gram, pull[:, None]], axis=1)
+    half = jax.scipy.linalg.solve_triangular(root, told, lower=True)
+    lost = half.T @ half
+    return Moments(found.gram - lost[:-1, :-1], found.cross - lost[:-1, -1], found.square - lost[-1, -1], found.log_det)
+
+
+def error_given(
+    found: Moments, phi: Float[Array, " n_feature"], reach: Float[Array, "n_feature n_error"]
+) -> tuple[Array, Array]:
+    """What the spectrum says of the shared error d ~ N(0, reach reach') of `off_by`.
+
+        d = reach u,   u ~ N(M^-1 A' V^-1 r, M^-1),   M = 1 + A' V^-1 A,   A = w' reach
+
+    Args:
+        found, phi, reach: of `off_by`.
 
     Returns:
         Mean and covariance of d.
@@ -236,12 +255,12 @@ def error_given(
 
     Example:
         >>> found = Moments(jnp.eye(1), jnp.ones(1), jnp.ones(()), jnp.zeros(()))
-        >>> mean, cov = error_given(found, jnp.zeros(1), jnp.ones((1, 1)), jnp.eye(1))
+        >>> mean, cov = error_given(found, jnp.zeros(1), jnp.ones((1, 1)))
         >>> round(float(mean[0]), 6), round(float(cov[0, 0]), 6)  # one pixel of 1 +- 1, and a prior of 0 +- 1
         (0.5, 0.5)
     """
-    _, pull, inner = _pulled(found, phi, slope @ root)
-    half = jax.scipy.linalg.solve_triangular(inner, root.T, lower=True)
+    _, pull, inner = _pulled(found, phi, reach)
+    half = jax.scipy.linalg.solve_triangular(inner, reach.T, lower=True)
     return half.T @ jax.scipy.linalg.solve_triangular(inner, pull, lower=True), half.T @ half
 
 

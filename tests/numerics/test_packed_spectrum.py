@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from hbcal.numerics.packed_spectrum import moments, off_by, pack_spectra
+from hbcal.numerics.packed_spectrum import moments, off_by, pack_spectra, without
 from hbcal.numerics.pixel_layer import PixelLayer
 
 
@@ -31,9 +31,7 @@ def test_packed_is_dense(case, leverage, star):
     v = err[star, seen] ** 2 + layer.scatter[seen] + leverage / layer.scale[seen]
     phi, slope = np.array([1.0, -0.4, 0.2]), np.array([[0.0, 0.0], [1.0, 0.3], [0.1, 1.0]])
     root = np.array([[0.3, 0.0], [0.1, 0.2]])
-    chi2, log_det = off_by(
-        moments(one, jnp.asarray(leverage), 3), jnp.asarray(phi), jnp.asarray(slope), jnp.asarray(root)
-    )
+    chi2, log_det = off_by(moments(one, jnp.asarray(leverage), 3), jnp.asarray(phi), jnp.asarray(slope @ root))
     w = layer.weights[seen]
     cov = np.diag(v) + (w @ slope @ root) @ (w @ slope @ root).T
     dense = multivariate_normal(w @ phi, cov).logpdf(flux[star, seen])
@@ -41,8 +39,21 @@ def test_packed_is_dense(case, leverage, star):
     np.testing.assert_allclose(packed, dense, rtol=1e-3 if leverage else 1e-9)
 
 
+def test_what_is_without_the_shared_error_is_dense(case):
+    """Sums over pixels of the inverse of V + A A'."""
+    layer, flux, err = case
+    one = jax.tree.map(lambda leaf: leaf[0], pack_spectra(layer, flux, err))
+    seen, reach = np.isfinite(flux[0] + err[0]), np.array([[0.3, 0.0], [0.1, 0.2], [0.0, 0.4]])
+    w, y = layer.weights[seen], flux[0, seen]
+    inverse = np.linalg.inv(np.diag(err[0, seen] ** 2 + layer.scatter[seen]) + w @ reach @ (w @ reach).T)
+    found = without(moments(one, jnp.zeros(()), 3), jnp.asarray(reach))
+    np.testing.assert_allclose(found.gram, w.T @ inverse @ w, rtol=1e-8)
+    np.testing.assert_allclose(found.cross, w.T @ inverse @ y, rtol=1e-8)
+    np.testing.assert_allclose(found.square, y @ inverse @ y, rtol=1e-8)
+
+
 def test_a_star_without_pixels_says_nothing(case):
     layer, flux, err = case
     one = jax.tree.map(lambda leaf: leaf[0], pack_spectra(layer, np.full_like(flux, np.nan), err))
-    told = off_by(moments(one, jnp.asarray(0.1), 3), jnp.ones(3), jnp.ones((3, 2)), 0.1 * jnp.eye(2))
+    told = off_by(moments(one, jnp.asarray(0.1), 3), jnp.ones(3), 0.1 * jnp.ones((3, 2)))
     np.testing.assert_array_equal(np.array(told), 0.0)

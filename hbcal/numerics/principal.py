@@ -1,0 +1,67 @@
+"""A spectrum's principal components in units of its noise, missing pixels filled with what the others say."""
+
+from __future__ import annotations
+
+import numpy as np
+
+FILLS = 5
+
+
+def principal_scores(flux: np.ndarray, flux_err: np.ndarray, n_dim: int) -> np.ndarray:
+    """Scores on the first principal components of (flux - mean) / noise, noise being each pixel's typical one.
+
+    Args:
+        flux, flux_err: (n_star, n_pix), NaN where missing.
+        n_dim: how many components are wanted.
+
+    Returns:
+        (n_star, n_dim or as many as there are), the widest first. Photon noise adds about one to the variance of each.
+
+    Errors:
+        None; a pixel that no star has does not count.
+
+    Example:
+        >>> level = np.linspace(-1.0, 1.0, 5)[:, None]
+        >>> scores = principal_scores(level * np.ones((5, 4)), np.full((5, 4), 0.1), 1)
+        >>> np.abs(scores).round(6).ravel().tolist()  # four pixels, each ten times its noise
+        [20.0, 10.0, 0.0, 10.0, 20.0]
+    """
+    seen = np.isfinite(flux)
+    n_seen = np.maximum(seen.sum(axis=0), 1)
+    middle = np.where(seen, flux, 0.0).sum(axis=0) / n_seen
+    noise = np.sqrt((np.where(seen, flux_err, 0.0) ** 2).sum(axis=0) / n_seen)
+    noise = np.where(noise > 0, noise, np.inf)
+    y = np.where(seen, flux - middle, 0.0) / noise
+    n_dim = min(n_dim, *y.shape)
+    for _ in range(1 if seen.all() else FILLS):
+        values, vectors = np.linalg.eigh(y @ y.T)
+        vectors = vectors[:, : -n_dim - 1 : -1]
+        scores = vectors * np.sqrt(np.maximum(values[: -n_dim - 1 : -1], 0.0))
+        y = np.where(seen, y, vectors @ (vectors.T @ y))
+    return scores
+
+
+def n_beyond_noise(scores: np.ndarray, n_pix: int) -> int:
+    """How many components are wider than those of noise alone can be.
+
+        n sd^2 > (sqrt(n) + sqrt(n_pix))^2
+
+    Args:
+        scores: of `principal_scores`, (n_star, n_dim).
+        n_pix: pixels they are of.
+
+    Returns:
+        A number between 0 and n_dim.
+
+    Errors:
+        None.
+
+    Example:
+        >>> noise = np.random.default_rng(0).normal(size=(200, 300))
+        >>> n_beyond_noise(principal_scores(noise, np.ones_like(noise), 20), 300) <= 1
+        True
+
+    Source: Marchenko and Pastur 1967, Mathematics of the USSR-Sbornik 1, 457.
+    """
+    edge = (np.sqrt(len(scores)) + np.sqrt(n_pix)) ** 2
+    return int(((scores**2).sum(axis=0) > edge).sum())
