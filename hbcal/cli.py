@@ -188,7 +188,7 @@ def emulator(
     labels: Annotated[
         Path | None, typer.Option(help="Table with star, labels and <label>_err, instead of the files' own labels.")
     ] = None,
-    method: Annotated[str, typer.Option(help="network, quadratic, or process, for grids of few spectra.")] = "network",
+    method: Annotated[str, typer.Option(help="auto, network, quadratic, or process (small grids).")] = "auto",
     noise: Annotated[str, typer.Option(help="Errors of pixels: independent, correlated, or auto.")] = "auto",
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,

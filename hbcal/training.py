@@ -20,10 +20,11 @@ from hbcal import __version__
 from hbcal._errors import HbcalError, closest, some
 from hbcal.catalogue.values import rows_of
 from hbcal.emulator.autoregressive import AutoregressiveEmulator
-from hbcal.emulator.base import Emulator, Known, median_of, sharing, stretched
+from hbcal.emulator.base import Emulator, Known, sharing, stretched
+from hbcal.emulator.choose import LEAST, SEEN_AT, as_seen, method_for, noise_of, noiseless
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
 from hbcal.emulator.full import train_full
-from hbcal.emulator.independent import CORRELATED, neighbours_correlate, train_independent
+from hbcal.emulator.independent import train_independent
 from hbcal.emulator.train_guide import tune_guide
 from hbcal.emulator.train_network import NetworkSettings, train_networks
 from hbcal.evaluation import WITHIN, read_truth, summary
@@ -37,12 +38,10 @@ from hbcal.spectra.container import Spectra
 from hbcal.spectra.formats import read_any
 
 SETTINGS = NetworkSettings()
-METHODS = ("network", "quadratic", "process")
+METHODS = ("auto", "network", "quadratic", "process")
 NOISE = ("auto", "independent", "correlated")
 UNSEEN, TEST = 0.1, 0.05  # of the stars: to stop and temper the training, and to say how good it is
 MARGIN = 0.1
-NOISELESS, SEEN_AT = 1000.0, 100.0  # S/N of spectra that nobody observed, and what they are tested at
-LEAST = 300  # stars, to train networks on
 N_LINEAR, N_START = 30, 500
 
 
@@ -64,7 +63,7 @@ def train_emulator(
     out: str | Path,
     *,
     labels: str | Path | None = None,
-    method: str = "network",
+    method: str = "auto",
     noise: str = "auto",
     seed: int = 0,
     resume: bool = False,
@@ -77,8 +76,9 @@ def train_emulator(
         spectra: with labels; or files of the plain container or any survey's format that is known.
         out: folder of the emulator; must not hold anything unless `resume`.
         labels: table of labels by star, with errors in ``<label>_err``, instead of those of the spectra.
-        method: ``"network"``, ``"quadratic"``, or ``"process"`` for some hundreds of spectra of independent pixels and
-            exact labels, as of a synthetic grid.
+        method: ``"network"``; ``"quadratic"``; ``"process"`` for some hundreds of spectra of independent pixels and
+            exact labels, as of a synthetic grid; ``"auto"``, this where it is so, else networks where there are stars
+            enough for them.
         noise: ``"independent"`` where each pixel's error stands for itself, ``"correlated"`` where what is left over
             has a covariance to be learned, as with Gaia XP; ``"auto"`` decides by how residuals of neighbouring pixels
             of unseen stars correlate, see `hbcal.emulator.independent.neighbours_correlate`.
@@ -114,12 +114,12 @@ def train_emulator(
         raise HbcalError("The spectra have no labels: training needs labels, labels_err and label_names.")
     if method == "process" and noise == "correlated":
         raise HbcalError("Gaussian processes are for independent pixels: use --method network or quadratic.")
-    if noise == "auto" and (method == "process" or _noiseless(spectra)):
-        noise = "independent"  # residuals of spectra without noise correlate by what the form has wrong
     if noise == "auto":
-        alike = neighbours_correlate(spectra.flux, spectra.flux_err, spectra.labels)
-        noise = "correlated" if alike > CORRELATED else "independent"
-        say(f"residuals of neighbouring pixels correlate by {alike:.2f}: noise is {noise}")
+        noise, why = noise_of(spectra, method)
+        say(why)
+    if method == "auto":
+        method = method_for(spectra, noise)
+        say(f"method: {method}")
     spectra, left_out = _usable(spectra, method, noise)
     for reason, n in left_out.items():
         say(f"left out: {n}, {reason}")
@@ -152,20 +152,21 @@ def train_emulator(
             _write_curves(out / "curves.csv", curves)
         else:
             emulator = train_full(known, mean[split.fit], spectra.flux[split.fit])
-        if _noiseless(spectra):
+        seen: Spectra = spectra
+        if noiseless(spectra):
             say(f"spectra have hardly any noise: those set aside are given S/N {SEEN_AT:g}")
-            spectra = _as_seen(spectra, seed)
-        aside = spectra.take(split.unseen if len(split.unseen) > 20 else split.fit)
+            seen = as_seen(spectra, seed)
+        aside = seen.take(split.unseen if len(split.unseen) > 20 else split.fit)
         found = label_spectra(emulator, aside, fast=True, keep_draws=True)
         emulator = narrow = _with_usual(emulator, found)
         tempered = noise == "correlated" and method == "network"
-        told = {} if tempered else _told(emulator, spectra, split.test)
+        told = {} if tempered else _told(emulator, seen, split.test)
         narrowly = failures(told)
         if tempered or narrowly:
             emulator = _with_spread(narrow, found, aside)
-            told = _told(emulator, spectra, split.test)
+            told = _told(emulator, seen, split.test)
             if len(aside.star) == len(split.unseen):  # told by stars that set nothing; kept is what all set
-                aside = spectra.take(np.concatenate([split.unseen, split.test]))
+                aside = seen.take(np.concatenate([split.unseen, split.test]))
                 found = label_spectra(narrow, aside, fast=True, keep_draws=True)
                 emulator = _with_spread(narrow, found, aside)
         wider = dict(zip(known.label_names, np.exp(np.asarray(emulator.known.spread)[0]).tolist(), strict=True))
@@ -280,20 +281,6 @@ def _tuned(
         emulator, spectra.flux, spectra.flux_err, x, found["weight"].to_numpy(), settings.train,
         dropout=settings.dropout, state=folder / "tuned.npz",
     )  # fmt: skip
-
-
-def _noiseless(spectra: Spectra) -> bool:
-    """Whether they are too good to be observed, as those of a synthetic grid."""
-    share = spectra.flux_err / np.abs(median_of(spectra.flux))
-    share = share[np.isfinite(share)]
-    return bool(share.size and np.median(share) < 1.0 / NOISELESS)
-
-
-def _as_seen(spectra: Spectra, seed: int) -> Spectra:
-    """With noise: how well unseen spectra's labels are told hangs on it, and nobody labels spectra without."""
-    noise = np.broadcast_to(np.abs(median_of(spectra.flux)) / SEEN_AT, spectra.flux.shape)
-    drawn = np.random.default_rng([seed, 23]).normal(size=noise.shape)
-    return replace(spectra, flux=spectra.flux + noise * drawn, flux_err=np.hypot(spectra.flux_err, noise))
 
 
 def _with_usual(emulator: Emulator, found: xr.Dataset) -> Emulator:

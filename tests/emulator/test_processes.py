@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from hbcal._errors import HbcalError
-from hbcal.emulator.files import load_emulator
+from hbcal.emulator.files import about_emulator, load_emulator
 from hbcal.label import label_spectra
 from hbcal.numerics.gaussian_process import fit_processes, left_out
 from hbcal.numerics.principal import principal_scores
@@ -43,7 +43,9 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(home):
-    return train_emulator(grid(200, 0), home, method="process")
+    emulator = train_emulator(grid(200, 0), home)
+    assert about_emulator(home)["method"] == "process"  # labels are exact, and stars few
+    return emulator
 
 
 @pytest.fixture(scope="module")
