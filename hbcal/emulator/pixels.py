@@ -115,8 +115,8 @@ class PixelEmulator(Emulator):
     pixel; that of the labels' scale, from the errors of the training labels, which shifts, stretches and bends all
     pixels together and so is not averaged away by having many: psi = (1, x, x x'), see `hbcal.numerics.label_scale`;
     and, all pixels together too, that of the features where they were learned from few stars. The last is taken as it
-    is at a first estimate of the labels: were it to move with them, posteriors would be drawn to training stars, where
-    it is small, by the determinant of dozens of components that in truth go wrong together, or not at all.
+    is at a first estimate of the labels: it costs the square of the training stars' number, once for a spectrum rather
+    than for every draw, and regions of held-out MOOG spectra hold no fewer stars so.
 
     Attributes:
         known: `Known`.

@@ -12,7 +12,7 @@ from hbcal._typing import AnyArray, Array, Float
 
 LEAD, MOST_FITTED = 16, 500  # processes, and points, that the kernel is fitted to; the others follow it
 STEPS = 120
-USUAL_TILT = 0.3
+USUAL_TILT = 0.3  # of ln strength over an input's scatter
 USUAL_REACH = 1.0  # ln of a typical reach, +- 1, in units of the inputs' scatter: smoother than the points are dense
 JITTER = 1e-9  # of the kernel's mean variance
 FAILED = 1e12  # an energy beyond all others: a step too long, from which the search turns back
