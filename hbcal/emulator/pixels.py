@@ -241,9 +241,9 @@ def from_spectrum(
 
     Example:
         >>> emulator = tiny_pixels()
-        >>> packed, _ = emulator.read(tiny_spectra().flux, tiny_spectra().flux_err)
+        >>> stars, _ = emulator.read(tiny_spectra().flux, tiny_spectra().flux_err)
         >>> told = from_spectrum(
-        ...     emulator.features, packed, jnp.zeros(400), jnp.eye(6), jnp.zeros((400, 2)), jnp.zeros(2), jnp.eye(2))
+        ...     emulator.features, stars.packed, jnp.zeros(400), jnp.eye(6), jnp.zeros((400, 2)), jnp.zeros(2), jnp.eye(2))
         >>> told[0].shape
         (400, 2)
 
