@@ -242,8 +242,9 @@ def from_spectrum(
     Example:
         >>> emulator = tiny_pixels()
         >>> stars, _ = emulator.read(tiny_spectra().flux, tiny_spectra().flux_err)
+        >>> none, spread = jnp.zeros(400), jnp.eye(6)
         >>> told = from_spectrum(
-        ...     emulator.features, stars.packed, jnp.zeros(400), jnp.eye(6), jnp.zeros((400, 2)), jnp.zeros(2), jnp.eye(2))
+        ...     emulator.features, stars.packed, none, spread, jnp.zeros((400, 2)), jnp.zeros(2), jnp.eye(2))
         >>> told[0].shape
         (400, 2)
 
