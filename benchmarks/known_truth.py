@@ -150,7 +150,7 @@ def synthetic(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(args.seed)
     order = rng.permutation(len(labels))
     x = (labels - labels.mean(axis=0)) / labels.std(axis=0)
-    truth = exact(wave, flux, x)
+    truth = exact(flux, x)
     slope = np.asarray(jax.vmap(truth.features.slope)(jnp.asarray(x)))
     inside = (np.abs(x) < INTERIOR + 0.4).all(axis=1)
     for sn in args.sn:
@@ -180,7 +180,7 @@ def synthetic(args: argparse.Namespace) -> None:
         told(value, labels[test], cov, bound, inside[test], names)
 
 
-def exact(wave: np.ndarray, flux: np.ndarray, x: np.ndarray) -> PixelEmulator:
+def exact(flux: np.ndarray, x: np.ndarray) -> PixelEmulator:
     """An emulator of all spectra without noise, those held out as well: for the derivatives of the bound alone."""
     err = np.full_like(flux, ROUNDING)
     features = train_processes(x, flux, err)

@@ -25,12 +25,14 @@ from hbcal.emulator.choose import LEAST, SEEN_AT, as_seen, method_for, noise_of,
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
 from hbcal.emulator.full import train_full
 from hbcal.emulator.independent import train_independent
+from hbcal.emulator.processes import MOST_STARS
 from hbcal.emulator.train_guide import tune_guide
 from hbcal.emulator.train_network import NetworkSettings, train_networks
 from hbcal.evaluation import WITHIN, read_truth, summary
 from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.label import label_spectra
 from hbcal.numerics.label_density import label_density
+from hbcal.numerics.principal import principal_directions
 from hbcal.numerics.spread import fit_kept, fit_spread, loosened, moved_to, n_sign, signs
 from hbcal.numerics.tails import fit_tail
 from hbcal.numerics.true_labels import true_labels
@@ -123,6 +125,12 @@ def train_emulator(
     spectra, left_out = _usable(spectra, method, noise)
     for reason, n in left_out.items():
         say(f"left out: {n}, {reason}")
+    split = _split(len(spectra.star), seed)
+    if method == "process" and len(split.fit) > MOST_STARS:
+        raise HbcalError(
+            f"{len(split.fit)} training stars are too many for Gaussian processes, which take {MOST_STARS}: use "
+            "--method network or quadratic."
+        )
     mark = {
         "hbcal": __version__, "method": method, "noise": noise, "seed": seed, "settings": asdict(settings),
         "data": identity({k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "labels", "labels_err")}),
@@ -136,7 +144,6 @@ def train_emulator(
     with locked(out):
         (out / "training").mkdir(exist_ok=True)
         write_text(out / "training" / "mark.json", json.dumps(mark, indent=1))
-        split = _split(len(spectra.star), seed)
         known, mean, root, width = _labels(spectra, split, noise)
         say(f"training on {len(split.fit)} stars, {len(split.unseen)} to stop by, {len(split.test)} to test")
         emulator: Emulator
@@ -153,7 +160,7 @@ def train_emulator(
         else:
             emulator = train_full(known, mean[split.fit], spectra.flux[split.fit])
         seen: Spectra = spectra
-        if noiseless(spectra):
+        if noise == "independent" and noiseless(spectra):
             say(f"spectra have hardly any noise: those set aside are given S/N {SEEN_AT:g}")
             seen = as_seen(spectra, seed)
         aside = seen.take(split.unseen if len(split.unseen) > 20 else split.fit)
@@ -249,7 +256,7 @@ def _labels(spectra: Spectra, split: Split, noise: str) -> tuple[Known, np.ndarr
         y = y - np.nanmean(y[split.fit], axis=0)
     y = np.where(np.isfinite(y), y, 0.0)
     n_linear = min(N_LINEAR, len(split.fit) // 20 + 1, y.shape[1])
-    seen = y @ _directions(y[split.fit], n_linear)
+    seen = y @ principal_directions(y[split.fit], n_linear)
     seen /= np.maximum(seen[split.fit].std(axis=0), 1e-12)
     mean, cov, left = true_labels((spectra.labels - centre) / unit, spectra.labels_err / unit, seen)
     root = np.linalg.cholesky(cov)
@@ -261,14 +268,6 @@ def _labels(spectra: Spectra, split: Split, noise: str) -> tuple[Known, np.ndarr
     tail, kept = np.zeros(1 + len(unit)), np.ones(())
     known = Known(centre, unit, density, typical, usual, spread, tail, kept, starts, spectra.wave, spectra.label_names)
     return known, mean, root, np.sqrt(np.diag(left))
-
-
-def _directions(y: np.ndarray, n: int) -> np.ndarray:
-    """The first principal directions, (n_pix, n), by whichever of the two Gram matrices is smaller."""
-    if y.shape[0] >= y.shape[1]:
-        return np.linalg.eigh(y.T @ y)[1][:, : -n - 1 : -1]
-    found = y.T @ np.linalg.eigh(y @ y.T)[1][:, : -n - 1 : -1]
-    return found / np.maximum(np.linalg.norm(found, axis=0), 1e-300)
 
 
 def _tuned(

@@ -12,7 +12,7 @@ from hbcal.emulator.independent import CORRELATED, neighbours_correlate
 from hbcal.emulator.processes import MOST_STARS
 from hbcal.numerics.true_labels import EXACT
 
-NOISELESS, SEEN_AT = 1000.0, 100.0  # S/N of spectra that nobody observed, and what they are tested at
+NOISELESS, SEEN_AT = 10000.0, 100.0  # S/N that nobody observes at, and what such spectra are tested at
 LEAST = 300  # stars, to train networks on
 
 
@@ -103,8 +103,7 @@ def method_for(spectra: Any, noise: str) -> str:
         >>> method_for(tiny_spectra(), "independent"), method_for(tiny_spectra(), "correlated")
         ('process', 'network')
     """
-    width = spectra.labels.max(axis=0) - spectra.labels.min(axis=0)
-    exact = np.isfinite(spectra.labels).all() and not (spectra.labels_err > EXACT * width).any()
+    exact = np.isfinite(spectra.labels).all() and not (spectra.labels_err > EXACT * spectra.labels.std(axis=0)).any()
     if noise == "independent" and exact and len(spectra.star) <= MOST_STARS:
         return "process"
     return "network" if len(spectra.star) >= LEAST else "quadratic"

@@ -15,7 +15,7 @@ from hbcal.emulator.base import Known
 from hbcal.emulator.full import quadratic
 from hbcal.emulator.hidden import train_hidden
 from hbcal.emulator.pixels import PixelEmulator, Quadratic
-from hbcal.emulator.processes import MOST_STARS, train_processes
+from hbcal.emulator.processes import train_processes
 from hbcal.emulator.train_pixels import train_pixels
 from hbcal.numerics.label_density import label_density
 from hbcal.numerics.pixel_layer import FEW, pixel_layer
@@ -114,11 +114,6 @@ def train_independent(
     if method == "network":
         features = train_hidden(mean, flux, err, seed=seed, progress=progress)
     elif method == "process":
-        if len(rows) > MOST_STARS:
-            raise HbcalError(
-                f"{len(rows)} training stars are too many for Gaussian processes, which take {MOST_STARS}: use "
-                "--method network or quadratic."
-            )
         features = train_processes(mean, flux, err, seed=seed, progress=progress)
     n_feature = features.of(jnp.zeros(mean.shape[1])).shape[0]
     if len(rows) < FEW * n_feature:

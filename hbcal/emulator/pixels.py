@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -21,23 +22,34 @@ GAUSS_NEWTON = 12
 AT_ONCE = 64  # stars: bounds the memory of what is known of their features
 
 
-@pytree
-class Quadratic:
-    """One, the labels, and their products."""
+class Features:
+    """Functions phi of the labels, in which a pixel's mean is linear. Subclasses are pytrees.
+
+    Where phi is not ``known``, ``doubt(x)`` is a root of its covariance.
+    """
 
     known = True
+
+    @abstractmethod
+    def of(self, x: Float[Array, " n_label"]) -> Array:
+        """phi(x), (n_feature,)."""
+
+    def slope(self, x: Float[Array, " n_label"]) -> Array:
+        """d phi / dx, (n_feature, n_label)."""
+        return jax.jacfwd(self.of)(x)
+
+
+@pytree
+class Quadratic(Features):
+    """One, the labels, and their products."""
 
     def of(self, x: Float[Array, " n_label"]) -> Array:
         """phi(x)."""
         return quadratic(x)
 
-    def slope(self, x: Float[Array, " n_label"]) -> Array:
-        """d phi / dx, (n_feature, n_label)."""
-        return jax.jacfwd(quadratic)(x)
-
 
 @pytree
-class Hidden:
+class Hidden(Features):
     """One, the labels, and the last hidden layer of a network of two.
 
     Attributes:
@@ -49,20 +61,15 @@ class Hidden:
     first_bias: AnyArray
     last: AnyArray
     last_bias: AnyArray
-    known = True
 
     def of(self, x: Float[Array, " n_label"]) -> Array:
         """phi(x)."""
         inner = jax.nn.gelu(x @ self.first + self.first_bias)
         return jnp.concatenate([jnp.ones(1), x, jnp.tanh(inner @ self.last + self.last_bias)])
 
-    def slope(self, x: Float[Array, " n_label"]) -> Array:
-        """d phi / dx, (n_feature, n_label)."""
-        return jax.jacfwd(self.of)(x)
-
 
 @pytree
-class Components:
+class Components(Features):
     """One, and the spectrum's principal components, each a Gaussian process of the labels.
 
     Attributes:
@@ -121,7 +128,7 @@ class PixelEmulator(Emulator):
     Attributes:
         known: `Known`.
         layer: w, s, U and b.
-        features: phi, with methods ``of`` and ``slope``, and ``doubt`` where it is not ``known``.
+        features: phi, of `Features`.
         scale: covariance of D, (n_label, n_term, n_label, n_term); no term where it is exact.
     """
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import minimize
 
 from hbcal._typing import Array
 from hbcal.emulator.pixels import Components
 from hbcal.numerics.gaussian_process import fit_processes, left_out
+from hbcal.numerics.lowest import lowest
 from hbcal.numerics.principal import n_beyond_noise, principal_scores
 
 MOST_COMPONENTS, SHARE = 40, 0.25  # and at most so many per training star
@@ -97,23 +97,15 @@ def label_floor(off: np.ndarray, cov: np.ndarray, slope: np.ndarray) -> np.ndarr
     solved = np.linalg.solve(cov, slope)
     info, pull = jnp.asarray(np.swapaxes(slope, 1, 2) @ solved), jnp.asarray(np.einsum("ikl,ik->il", solved, off))
 
-    @jax.jit
-    def energy(log_floor: Array) -> tuple[Array, Array]:
-        def total(log_floor: Array) -> Array:
-            floor = jnp.exp(log_floor)
+    def energy(log_floor: Array) -> Array:
+        floor = jnp.exp(log_floor)
 
-            def one(info: Array, pull: Array) -> Array:
-                root = jnp.linalg.cholesky(jnp.eye(len(floor)) + floor[:, None] * info * floor[None])
-                half = jax.scipy.linalg.solve_triangular(root, floor * pull, lower=True)
-                return jnp.log(jnp.diagonal(root)).sum() - 0.5 * half @ half
+        def one(info: Array, pull: Array) -> Array:
+            root = jnp.linalg.cholesky(jnp.eye(len(floor)) + floor[:, None] * info * floor[None])
+            half = jax.scipy.linalg.solve_triangular(root, floor * pull, lower=True)
+            return jnp.log(jnp.diagonal(root)).sum() - 0.5 * half @ half
 
-            return jax.vmap(one)(info, pull).sum()
+        return jax.vmap(one)(info, pull).sum()
 
-        return jax.value_and_grad(total)(log_floor)
-
-    start = np.full(slope.shape[2], START)
-    found = minimize(
-        lambda at: tuple(np.asarray(each, float) for each in energy(jnp.asarray(at))), start, jac=True,
-        method="L-BFGS-B", bounds=[(SMALLEST, 0.0)] * len(start),
-    )  # fmt: skip
-    return np.exp(found.x)
+    n_label = slope.shape[2]
+    return np.exp(lowest(energy, np.full(n_label, START), [(SMALLEST, 0.0)] * n_label))

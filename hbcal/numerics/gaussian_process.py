@@ -5,17 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import minimize
 
 from hbcal._pytree import pytree
 from hbcal._typing import AnyArray, Array, Float
+from hbcal.numerics.lowest import lowest
 
 LEAD, MOST_FITTED = 16, 500  # processes, and points, that the kernel is fitted to; the others follow it
 STEPS = 120
 USUAL_TILT = 0.3  # of ln strength over an input's scatter
 USUAL_REACH = 1.0  # ln of a typical reach, +- 1, in units of the inputs' scatter: smoother than the points are dense
 JITTER = 1e-9  # of the kernel's mean variance
-FAILED = 1e12  # an energy beyond all others: a step too long, from which the search turns back
 RATIOS = np.logspace(-7.0, 1.5, 171)
 
 
@@ -189,29 +188,19 @@ def _fit_kernel(x: Array, y: Array) -> Kernel:
         reach, line, bend = jnp.exp(told[n_input:-1]).reshape(3, n_input)
         return Kernel(told[:n_input], reach, line, bend, jnp.exp(told[-1]))
 
-    @jax.jit
-    def cost(told: Array) -> tuple[Array, Array]:
-        def energy(told: Array) -> Array:
-            log_ratios, told = told[:n_process], told[n_process:]
-            base = kernel_of(told).between(x, x)
+    def energy(told: Array) -> Array:
+        log_ratios, told = told[:n_process], told[n_process:]
+        base = kernel_of(told).between(x, x)
 
-            def one(each: tuple[Array, Array]) -> Array:
-                values, log_ratio = each
-                root = jnp.linalg.cholesky(base + (JITTER * jnp.trace(base) / n + jnp.exp(log_ratio)) * jnp.eye(n))
-                white = jax.scipy.linalg.solve_triangular(root, values, lower=True)
-                return 0.5 * n * jnp.log(white @ white) + jnp.log(jnp.diagonal(root)).sum()
+        def one(each: tuple[Array, Array]) -> Array:
+            values, log_ratio = each
+            root = jnp.linalg.cholesky(base + (JITTER * jnp.trace(base) / n + jnp.exp(log_ratio)) * jnp.eye(n))
+            white = jax.scipy.linalg.solve_triangular(root, values, lower=True)
+            return 0.5 * n * jnp.log(white @ white) + jnp.log(jnp.diagonal(root)).sum()
 
-            tilt, log_reach = told[: 2 * n_input].reshape(2, n_input)
-            usual = ((tilt / USUAL_TILT) ** 2 + (log_reach - USUAL_REACH) ** 2).sum()
-            return jax.lax.map(one, (y.T, log_ratios)).sum() + 0.5 * usual
-
-        return jax.value_and_grad(energy)(told)
-
-    def objective(told: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = cost(jnp.asarray(told))
-        if not np.isfinite(value) or not np.isfinite(slope).all():
-            return FAILED, np.zeros(len(told))
-        return float(value), np.asarray(slope)
+        tilt, log_reach = told[: 2 * n_input].reshape(2, n_input)
+        usual = ((tilt / USUAL_TILT) ** 2 + (log_reach - USUAL_REACH) ** 2).sum()
+        return jax.lax.map(one, (y.T, log_ratios)).sum() + 0.5 * usual
 
     start = np.concatenate(
         [np.full(n_process, -5.0), np.zeros(n_input), np.full(n_input, USUAL_REACH), np.zeros(n_input),
@@ -222,5 +211,5 @@ def _fit_kernel(x: Array, y: Array) -> Kernel:
         [log_ratio] * n_process + [(-1.5, 1.5)] * n_input + [(-2.0, 6.0)] * n_input
         + [(-12.0, 12.0)] * (2 * n_input + 1)
     )  # fmt: skip
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
-    return jax.tree.map(np.asarray, kernel_of(jnp.asarray(found.x[n_process:])))
+    found = lowest(energy, start, bounds, STEPS)
+    return jax.tree.map(np.asarray, kernel_of(jnp.asarray(found[n_process:])))

@@ -7,6 +7,29 @@ import numpy as np
 FILLS = 5
 
 
+def principal_directions(y: np.ndarray, n: int) -> np.ndarray:
+    """The first principal directions of rows, by whichever of the two Gram matrices is smaller.
+
+    Args:
+        y: (n_row, n_column), its mean taken out.
+        n: how many.
+
+    Returns:
+        (n_column, n), of unit length, the widest first.
+
+    Errors:
+        None.
+
+    Example:
+        >>> np.abs(principal_directions(np.array([[3.0, 0.0], [0.0, 1.0], [-3.0, 0.0]]), 1)).ravel().tolist()
+        [1.0, 0.0]
+    """
+    if y.shape[0] >= y.shape[1]:
+        return np.linalg.eigh(y.T @ y)[1][:, : -n - 1 : -1]
+    found = y.T @ np.linalg.eigh(y @ y.T)[1][:, : -n - 1 : -1]
+    return found / np.maximum(np.linalg.norm(found, axis=0), 1e-300)
+
+
 def principal_scores(flux: np.ndarray, flux_err: np.ndarray, n_dim: int) -> np.ndarray:
     """Scores on the first principal components of (flux - mean) / noise, noise being each pixel's typical one.
 
@@ -33,12 +56,10 @@ def principal_scores(flux: np.ndarray, flux_err: np.ndarray, n_dim: int) -> np.n
     noise = np.where(noise > 0, noise, np.inf)
     y = np.where(seen, flux - middle, 0.0) / noise
     n_dim = min(n_dim, *y.shape)
-    for _ in range(1 if seen.all() else FILLS):
-        values, vectors = np.linalg.eigh(y @ y.T)
-        vectors = vectors[:, : -n_dim - 1 : -1]
-        scores = vectors * np.sqrt(np.maximum(values[: -n_dim - 1 : -1], 0.0))
-        y = np.where(seen, y, vectors @ (vectors.T @ y))
-    return scores
+    for _ in range(0 if seen.all() else FILLS - 1):
+        across = principal_directions(y, n_dim)
+        y = np.where(seen, y, (y @ across) @ across.T)
+    return y @ principal_directions(y, n_dim)
 
 
 def n_beyond_noise(scores: np.ndarray, n_pix: int) -> int:
