@@ -19,7 +19,7 @@ from hbcal.catalogue.values import rows_of
 from hbcal.figures import INK, SOFT, blank
 from hbcal.folder import check_out, write_text
 from hbcal.labelling import iter_reasons
-from hbcal.numerics.intervals import interval_level
+from hbcal.numerics.intervals import distance, interval_level
 from hbcal.spectra.container import read_spectra
 
 WITHIN = {"within_68": 0.683, "within_95": 0.95}
@@ -297,7 +297,7 @@ def _levels(labels: xr.Dataset, truth: np.ndarray, truth_err: np.ndarray) -> dic
     whole = np.isfinite(off).all(axis=1)
     square = np.full((len(off), off.shape[1] + 1), np.nan)
     square[:, :-1] = off**2 / np.einsum("sll->sl", total)
-    square[whole, -1] = _distance(off[whole], total[whole])
+    square[whole, -1] = distance(off[whole], total[whole])
     found = {"within": chi_squared.cdf(square, [1] * off.shape[1] + [off.shape[1]])}
     if "draws" not in labels:
         return found
@@ -310,7 +310,7 @@ def _levels(labels: xr.Dataset, truth: np.ndarray, truth_err: np.ndarray) -> dic
     level[:, :-1] = interval_level(apart, share, err[:, 0])
     noise = np.random.default_rng(0).normal(size=draws.shape) * err
     around = (draws + noise - labels["value"].to_numpy()[:, None])[whole]
-    nearer = _distance(around, total[whole][:, None]) < square[whole, -1][:, None]
+    nearer = distance(around, total[whole][:, None]) < square[whole, -1][:, None]
     level[whole, -1] = (share[whole] * nearer).sum(axis=1)
     return found | {"draws": level}
 
@@ -326,8 +326,3 @@ def _between(labels: xr.Dataset, truth: np.ndarray, truth_err: np.ndarray) -> di
         out[name] = (truth > middle - np.hypot(middle - below, sd * err)) & (
             truth < middle + np.hypot(above - middle, sd * err))  # fmt: skip
     return out
-
-
-def _distance(off: np.ndarray, cov: np.ndarray) -> np.ndarray:
-    """Mahalanobis, squared."""
-    return (off * np.linalg.solve(cov, off[..., None])[..., 0]).sum(axis=-1)

@@ -14,36 +14,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 
 from hbcal import __version__
 from hbcal._errors import HbcalError, closest, some
 from hbcal.catalogue.values import rows_of
 from hbcal.emulator.autoregressive import AutoregressiveEmulator
-from hbcal.emulator.base import Emulator, Known, sharing, stretched
+from hbcal.emulator.base import Emulator, Known, stretched
 from hbcal.emulator.choose import LEAST, SEEN_AT, as_seen, method_for, noise_of, noiseless
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
 from hbcal.emulator.full import train_full
 from hbcal.emulator.independent import train_independent
+from hbcal.emulator.pixels import PixelEmulator
 from hbcal.emulator.processes import MOST_STARS
 from hbcal.emulator.train_guide import tune_guide
 from hbcal.emulator.train_network import NetworkSettings, train_networks
-from hbcal.evaluation import WITHIN, read_truth, summary
+from hbcal.evaluation import read_truth
 from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.label import label_spectra
 from hbcal.numerics.label_density import label_density
 from hbcal.numerics.principal import principal_directions
-from hbcal.numerics.spread import fit_kept, fit_spread, loosened, moved_to, n_sign, signs
-from hbcal.numerics.tails import fit_tail
+from hbcal.numerics.spread import n_sign
 from hbcal.numerics.true_labels import true_labels
 from hbcal.spectra.container import Spectra
 from hbcal.spectra.formats import read_any
+from hbcal.unseen import failures, labelled_apart, told_by, with_spread, with_usual
 
 SETTINGS = NetworkSettings()
 METHODS = ("auto", "network", "quadratic", "process")
 NOISE = ("auto", "independent", "correlated")
 UNSEEN, TEST = 0.1, 0.05  # of the stars: to stop and temper the training, and to say how good it is
-MARGIN = 0.1
 N_LINEAR, N_START = 30, 500
 
 
@@ -163,19 +162,27 @@ def train_emulator(
         if noise == "independent" and noiseless(spectra):
             say(f"spectra have hardly any noise: those set aside are given S/N {SEEN_AT:g}")
             seen = as_seen(spectra, seed)
-        aside = seen.take(split.unseen if len(split.unseen) > 20 else split.fit)
-        found = label_spectra(emulator, aside, fast=True, keep_draws=True)
-        emulator = narrow = _with_usual(emulator, found)
-        tempered = noise == "correlated" and method == "network"
-        told = {} if tempered else _told(emulator, seen, split.test)
+        some_unseen = len(split.unseen) > 20
+        aside = seen.take(split.unseen if some_unseen else split.fit)
+        if isinstance(emulator, PixelEmulator) and method == "process":
+            features = emulator.features
+            fit = lambda rows: train_independent(  # noqa: E731
+                known, mean, root, spectra, rows, method, seed=seed, like=features
+            )
+            found, aside = labelled_apart(fit, seen, split.fit, seed=seed, progress=say)
+        else:
+            found = label_spectra(emulator, aside, fast=True, keep_draws=True)
+        emulator = narrow = with_usual(emulator, found)
+        tempered = method == "process" or (noise == "correlated" and method == "network")
+        told = {} if tempered else told_by(emulator, seen, split.test)
         narrowly = failures(told)
         if tempered or narrowly:
-            emulator = _with_spread(narrow, found, aside)
-            told = _told(emulator, seen, split.test)
-            if len(aside.star) == len(split.unseen):  # told by stars that set nothing; kept is what all set
+            emulator = with_spread(narrow, found, aside)
+            told = told_by(emulator, seen, split.test)
+            if method != "process" and some_unseen:  # told by stars that set nothing; kept is what all set
                 aside = seen.take(np.concatenate([split.unseen, split.test]))
                 found = label_spectra(narrow, aside, fast=True, keep_draws=True)
-                emulator = _with_spread(narrow, found, aside)
+                emulator = with_spread(narrow, found, aside)
         wider = dict(zip(known.label_names, np.exp(np.asarray(emulator.known.spread)[0]).tolist(), strict=True))
         say("sd of labels, as unseen stars ask for, times " + ", ".join(f"{x:.2f} ({n})" for n, x in wider.items()))
         for label, each in told.items():
@@ -280,66 +287,6 @@ def _tuned(
         emulator, spectra.flux, spectra.flux_err, x, found["weight"].to_numpy(), settings.train,
         dropout=settings.dropout, state=folder / "tuned.npz",
     )  # fmt: skip
-
-
-def _with_usual(emulator: Emulator, found: xr.Dataset) -> Emulator:
-    """The emulator with the misfits of spectra it was not fitted to: what counts as usual."""
-    usual = np.sort(found["chi2"].to_numpy())
-    return replace(emulator, known=replace(emulator.known, usual=usual[np.isfinite(usual)]))  # type: ignore[type-var]
-
-
-def _with_spread(emulator: Emulator, found: xr.Dataset, unseen: Spectra) -> Emulator:
-    """The emulator whose posteriors are as wide as the labels of stars that no network saw ask for, in core and tails.
-
-    `found`: labels and draws of an emulator that has neither spread nor tail yet.
-    """
-    known, unit = emulator.known, np.asarray(emulator.known.unit)
-    apart, err = (unseen.labels - found["value"].to_numpy()) / unit, np.nan_to_num(unseen.labels_err) / unit
-    cov = found["covariance"].to_numpy() / unit[:, None] / unit
-    x = (found["value"].to_numpy() - known.centre) / unit
-    told = signs(sharing(known.usual, found["chi2"].to_numpy()), found["extrapolation"].to_numpy(), x)
-    spread = fit_spread(-apart / np.sqrt(np.einsum("sll->sl", cov) + err**2), told)
-    factor = np.exp(told @ spread)
-    off = factor[:, None] * (found["draws"].to_numpy() - found["value"].to_numpy()[:, None]) / unit
-    ok = np.isfinite(off).all(axis=(1, 2))
-    off, wide, apart, err = (each[ok] for each in (off, factor[:, :, None] * cov * factor[:, None, :], apart, err))
-    kept = fit_kept(apart, wide, err)
-    loose = loosened(wide, kept)
-    tail = fit_tail(moved_to(off, wide, loose), loose, found["weight"].to_numpy()[ok], apart, err)
-    known = replace(known, spread=spread, tail=tail, kept=np.asarray(kept))
-    return replace(emulator, known=known)  # type: ignore[type-var]
-
-
-def _told(emulator: Emulator, spectra: Spectra, rows: np.ndarray) -> dict[str, dict[str, float]]:
-    """Scatter and coverage of the labels of stars that nothing was fitted to."""
-    if len(rows) < 2:
-        return {}
-    there = spectra.take(rows)
-    return summary(label_spectra(emulator, there, fast=True), there.labels, there.labels_err)
-
-
-def failures(told: dict[str, dict[str, float]]) -> list[str]:
-    """Which intervals fail stars that nothing was fitted to, by more than a tenth beyond what chance does.
-
-    Args:
-        told: of `hbcal.evaluation.summary`.
-
-    Returns:
-        A phrase for each, empty where all is well.
-
-    Errors:
-        None.
-
-    Example:
-        >>> failures({"teff": {"n": 400.0, "within_68": 0.5, "within_95": 0.9}})
-        ['68.3% intervals of teff hold 50% of 400 stars']
-    """
-    out = []
-    for label, one in told.items():
-        for name, p in WITHIN.items():
-            if one[name] < p - MARGIN - 3.0 * np.sqrt(p * (1.0 - p) / one["n"]):
-                out.append(f"{100 * p:g}% intervals of {label} hold {100 * one[name]:.0f}% of {one['n']:.0f} stars")
-    return out
 
 
 def _digest(array: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from hbcal._errors import HbcalError
 from hbcal.emulator.base import Known
 from hbcal.emulator.full import quadratic
 from hbcal.emulator.hidden import train_hidden
-from hbcal.emulator.pixels import PixelEmulator, Quadratic
+from hbcal.emulator.pixels import Components, PixelEmulator, Quadratic
 from hbcal.emulator.processes import train_processes
 from hbcal.emulator.train_pixels import train_pixels
 from hbcal.numerics.label_density import label_density
@@ -84,7 +84,7 @@ def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndar
 
 def train_independent(
     known: Known, mean: np.ndarray, root: np.ndarray, spectra: Any, rows: np.ndarray, method: str, *, seed: int = 0,
-    progress: Callable[[str], None] = lambda text: None,
+    like: Components | None = None, progress: Callable[[str], None] = lambda text: None,
 ) -> PixelEmulator:  # fmt: skip
     """Fit the emulator of independent pixels, and what is known of its stars' labels once their spectra are understood.
 
@@ -95,6 +95,7 @@ def train_independent(
         rows: those to fit.
         method: ``"quadratic"``, ``"network"`` or ``"process"``.
         seed: of the network.
+        like: processes: components of other stars' spectra, whose kernel and number are to be these ones' too.
         progress: called with lines of text.
 
     Returns:
@@ -114,7 +115,7 @@ def train_independent(
     if method == "network":
         features = train_hidden(mean, flux, err, seed=seed, progress=progress)
     elif method == "process":
-        features = train_processes(mean, flux, err, seed=seed, progress=progress)
+        features = train_processes(mean, flux, err, seed=seed, like=like, progress=progress)
     n_feature = features.of(jnp.zeros(mean.shape[1])).shape[0]
     if len(rows) < FEW * n_feature:
         raise HbcalError(

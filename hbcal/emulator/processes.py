@@ -21,7 +21,7 @@ MOST_STARS = 1500  # time grows with their cube, and that of labelling with thei
 
 
 def train_processes(
-    x: np.ndarray, flux: np.ndarray, flux_err: np.ndarray, *, seed: int = 0,
+    x: np.ndarray, flux: np.ndarray, flux_err: np.ndarray, *, seed: int = 0, like: Components | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Components:  # fmt: skip
     """Learn each principal component of the spectra as a Gaussian process of the labels.
@@ -33,6 +33,7 @@ def train_processes(
         x: labels, scaled, (n_star, n_label).
         flux, flux_err: (n_star, n_pix), NaN where missing.
         seed: of the stars that the kernel is fitted to, where there are many.
+        like: components of other stars' spectra, whose kernel and number are taken over.
         progress: called with lines of text.
 
     Returns:
@@ -52,10 +53,12 @@ def train_processes(
     """
     from sklearn.covariance import ledoit_wolf
 
-    scores = principal_scores(flux, flux_err, min(MOST_COMPONENTS, max(int(SHARE * len(x)), 1)))
-    scores = scores[:, : max(n_beyond_noise(scores, int(np.isfinite(flux).any(axis=0).sum())), 1)]
+    n = min(MOST_COMPONENTS, max(int(SHARE * len(x)), 1)) if like is None else len(like.own)
+    scores = principal_scores(flux, flux_err, n)
+    if like is None:
+        scores = scores[:, : max(n_beyond_noise(scores, int(np.isfinite(flux).any(axis=0).sum())), 1)]
     width = scores.std(axis=0)
-    processes = fit_processes(x, scores / width, seed=seed)
+    processes = fit_processes(x, scores / width, seed=seed, kernel=None if like is None else like.processes.kernel)
     own = np.maximum(processes.size * processes.ratio - width**-2.0, 0.0)  # beyond the photons'
     progress(
         f"training: {scores.shape[1]} components of the spectra as Gaussian processes; of their variance labels do "

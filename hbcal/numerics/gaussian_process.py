@@ -136,7 +136,7 @@ def left_out(processes: Processes) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(processes.weights) / precision, np.sqrt(np.asarray(processes.size) / precision)
 
 
-def fit_processes(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Processes:
+def fit_processes(x: np.ndarray, y: np.ndarray, *, seed: int = 0, kernel: Kernel | None = None) -> Processes:
     """Learn functions of few points: kernel, sizes and noises by their likelihood, the functions in closed form.
 
         ln p(y_k) = -n / 2 ln A_k - ln|K + t_k| / 2 + const,   A_k = y_k' (K + t_k)^-1 y_k / n
@@ -148,6 +148,7 @@ def fit_processes(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Processes:
         x: inputs, scaled, (n, n_input).
         y: (n, n_process), each of order one, with mean near zero; the kernel is fitted to the first `LEAD`.
         seed: of the points that it is fitted to, where there are many.
+        kernel: where it is known already.
 
     Returns:
         `Processes`.
@@ -165,8 +166,9 @@ def fit_processes(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Processes:
     Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, section 5.4; Czekala et al. 2015,
     ApJ 812, 128 (for spectra).
     """
-    some = np.random.default_rng(seed).permutation(len(x))[:MOST_FITTED]
-    kernel = _fit_kernel(jnp.asarray(x[some]), jnp.asarray(y[some, :LEAD]))
+    if kernel is None:
+        some = np.random.default_rng(seed).permutation(len(x))[:MOST_FITTED]
+        kernel = _fit_kernel(jnp.asarray(x[some]), jnp.asarray(y[some, :LEAD]))
     values, turn = np.linalg.eigh(np.asarray(kernel.between(jnp.asarray(x), jnp.asarray(x))))
     values = np.maximum(values, 0.0) + JITTER * values.mean()
     along = turn.T @ y

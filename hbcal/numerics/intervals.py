@@ -1,4 +1,4 @@
-"""Intervals between quantiles of weighted draws."""
+"""Intervals between quantiles of weighted draws, and distances in units of a covariance."""
 
 from __future__ import annotations
 
@@ -61,3 +61,24 @@ def interval_level(apart: np.ndarray, share: np.ndarray, err: np.ndarray) -> np.
     with np.errstate(divide="ignore", invalid="ignore"):
         below = np.where(err > 0, ndtr(apart / err), 0.5 + 0.5 * np.sign(apart))
     return np.abs(2.0 * np.einsum("sd,sdl->sl", share, below) - 1.0)
+
+
+def distance(off: np.ndarray, cov: np.ndarray) -> np.ndarray:
+    """Mahalanobis distances, squared: off' cov^-1 off.
+
+    Args:
+        off: (..., n_label).
+        cov: (..., n_label, n_label), positive; one may serve many along any axis of length one.
+
+    Returns:
+        (...), not negative.
+
+    Errors:
+        None.
+
+    Example:
+        >>> distance(np.array([[2.0, 0.0], [0.0, 3.0]]), np.array([[[4.0, 0.0], [0.0, 1.0]]])).tolist()
+        [1.0, 9.0]
+    """
+    solved = np.einsum("...ij,...j->...i", np.linalg.inv(cov), off)
+    return np.maximum((off * solved).sum(axis=-1), 0.0)

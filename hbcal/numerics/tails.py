@@ -7,7 +7,7 @@ from scipy.stats import chi2
 from scipy.stats import f as fisher
 
 from hbcal._typing import Float
-from hbcal.numerics.intervals import interval_level
+from hbcal.numerics.intervals import distance, interval_level
 
 LEAST = 300  # stars: fewer do not tell tails
 WANTED = 0.683, 0.95
@@ -45,15 +45,15 @@ def heavier(
     p = off.shape[-1]
     factor = np.sqrt(p * fisher.isf(chi2.sf(REACH**2, p), p, 1.0 / tail)) / REACH
     safe = np.where((np.linalg.det(cov) > 0.0)[:, None, None], cov, np.eye(p))
-    far = np.einsum("sdl,sdl->sd", off, np.swapaxes(np.linalg.solve(safe, np.swapaxes(off, 1, 2)), 1, 2))
-    return off * np.interp(np.sqrt(np.maximum(far, 0.0)), REACH, factor)[:, :, None]
+    return off * np.interp(np.sqrt(distance(off, safe[:, None])), REACH, factor)[:, :, None]
 
 
 def fit_tail(off: np.ndarray, cov: np.ndarray, share: np.ndarray, apart: np.ndarray, err: np.ndarray) -> np.ndarray:
     """How heavy the tails of draws have to be, and how wide their cores, for intervals to hold stars of known labels.
 
     A Gaussian that holds 68.3% of labels within one sd and fewer than 95% within 1.96 has to be a Student t. Degrees of
-    freedom are shared by the labels: those with which both intervals come nearest to what they claim.
+    freedom are shared by the labels: those with which both intervals, of the labels on the average and both joint
+    regions come nearest to what they claim.
 
     Args:
         off: draws less their mean, as wide as `fit_spread` makes them, (n_star, n_draw, n_label).
@@ -78,6 +78,9 @@ def fit_tail(off: np.ndarray, cov: np.ndarray, share: np.ndarray, apart: np.ndar
     """
     best = (np.inf, np.zeros(1 + off.shape[2]))
     known = [np.flatnonzero(np.isfinite(apart[:, l])) for l in range(off.shape[2])]
+    whole, n_label = np.flatnonzero(np.isfinite(apart).all(axis=1)), off.shape[2]
+    noise = np.random.default_rng(0).normal(size=(len(whole), *off.shape[1:])) * err[whole, None]
+    total_cov = cov[whole] + err[whole][:, :, None] ** 2 * np.eye(n_label)
     for tail in TAILS if len(off) >= LEAST else ():
         moved, found, total = heavier(off, cov, tail), [tail], 0.0
         for l, rows in enumerate(known):
@@ -85,7 +88,11 @@ def fit_tail(off: np.ndarray, cov: np.ndarray, share: np.ndarray, apart: np.ndar
             levels = (interval_level(at - draws * np.exp(step), share[rows], blur) for step in STEPS)
             missed = [max(abs((level < p).mean() - p) for p in WANTED) if rows.size else 0.0 for level in levels]
             found.append(float(STEPS[int(np.argmin(missed))]) if rows.size else 0.0)
-            total += min(missed)
+            total += min(missed) / n_label
+        around = moved[whole] * np.exp(found[1:]) + noise
+        nearer = distance(around, total_cov[:, None]) < distance(apart[whole], total_cov)[:, None]
+        level = (share[whole] * nearer).sum(axis=1)
+        total += max(abs((level < p).mean() - p) for p in WANTED) if whole.size else 0.0
         if total < best[0]:
             best = total, np.array(found)
     return best[1]

@@ -1,0 +1,171 @@
+"""What spectra that an emulator was not fitted to say of it: usual misfits, and how wide its posteriors have to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import xarray as xr
+
+from hbcal.emulator.base import Emulator, sharing
+from hbcal.evaluation import WITHIN, summary
+from hbcal.label import label_spectra
+from hbcal.numerics.spread import fit_common_spread, fit_kept, fit_spread, loosened, moved_to, signs
+from hbcal.numerics.tails import fit_tail
+from hbcal.spectra.container import Spectra
+
+MARGIN = 0.1
+MANY = 1000  # stars: enough to say how wide each label has to be, whatever else is odd about a star
+N_FOLD, MOST_APART = 10, 500  # of the fitted stars: each tenth is labelled without it, until so many are
+
+
+def labelled_apart(
+    fit: Callable[[np.ndarray], Emulator], spectra: Spectra, rows: np.ndarray, *, seed: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[xr.Dataset, Spectra]:  # fmt: skip
+    """Label stars that an emulator is fitted to, each by one that was fitted to others.
+
+    Of some hundreds of stars those set aside are too few to say how wide posteriors have to be, and how far off fitted
+    stars are at their true labels does not: a posterior goes where the emulator's errors look like labels.
+
+    Args:
+        fit: rows of stars in, an emulator out.
+        spectra: of all stars, with labels.
+        rows: those fitted.
+        seed: of the order.
+        progress: told how many are labelled.
+
+    Returns:
+        Labels with draws, and the spectra they are of, in that order.
+
+    Errors:
+        None.
+
+    Example:
+        >>> spectra = tiny_spectra()
+        >>> labelled, at = labelled_apart(lambda rows: tiny_emulator(), spectra, np.arange(20))
+        >>> labelled.sizes["star"], len(at.star)
+        (20, 20)
+
+    Source: Barber et al. 2021, Annals of Statistics 49, 486 (cross-validation in place of stars set aside).
+    """
+    order, parts = np.random.default_rng([seed, 23]).permutation(rows), []
+    size = -(-len(order) // N_FOLD)
+    n = min(len(order), -(-MOST_APART // size) * size)
+    for first in range(0, n, size):
+        others = np.concatenate([order[:first], order[first + size :]])[: len(order) - size]  # one shape: one compiling
+        held_out = spectra.take(order[first : first + size])
+        parts.append(label_spectra(fit(others), held_out, fast=True, keep_draws=True))
+        progress(f"labelled by emulators that were fitted to others: {min(first + size, n)} of {n} stars")
+    return xr.concat(parts, "star", join="override"), spectra.take(order[:n])
+
+
+def with_usual(emulator: Emulator, found: xr.Dataset) -> Emulator:
+    """The emulator with the misfits of spectra it was not fitted to: what counts as usual.
+
+    Args:
+        emulator: trained.
+        found: labels of those spectra.
+
+    Returns:
+        The emulator.
+
+    Errors:
+        None.
+
+    Example:
+        >>> found = label_spectra(tiny_emulator(), tiny_spectra(), fast=True)
+        >>> len(with_usual(tiny_emulator(), found).known.usual)
+        400
+    """
+    usual = np.sort(found["chi2"].to_numpy())
+    return replace(emulator, known=replace(emulator.known, usual=usual[np.isfinite(usual)]))  # type: ignore[type-var]
+
+
+def with_spread(emulator: Emulator, found: xr.Dataset, unseen: Spectra) -> Emulator:
+    """The emulator whose posteriors are as wide as the labels of stars that no network saw ask for, in core and tails.
+
+    Args:
+        emulator: with neither spread nor tail yet.
+        found: labels and draws that it, or emulators like it, gave to stars they were not fitted to.
+        unseen: these stars' spectra, with labels.
+
+    Returns:
+        The emulator.
+
+    Errors:
+        None.
+
+    Example:
+        >>> spectra = tiny_spectra()
+        >>> found = label_spectra(tiny_emulator(), spectra, fast=True, keep_draws=True)
+        >>> with_spread(tiny_emulator(), found, spectra).known.spread.shape
+        (7, 2)
+    """
+    known, unit = emulator.known, np.asarray(emulator.known.unit)
+    apart, err = (unseen.labels - found["value"].to_numpy()) / unit, np.nan_to_num(unseen.labels_err) / unit
+    cov = found["covariance"].to_numpy() / unit[:, None] / unit
+    x = (found["value"].to_numpy() - known.centre) / unit
+    told = signs(sharing(known.usual, found["chi2"].to_numpy()), found["extrapolation"].to_numpy(), x)
+    if len(apart) < MANY:
+        spread = fit_common_spread(apart, cov, err, told)
+    else:
+        spread = fit_spread(-apart / np.sqrt(np.einsum("sll->sl", cov) + err**2), told)
+    factor = np.exp(told @ spread)
+    off = factor[:, None] * (found["draws"].to_numpy() - found["value"].to_numpy()[:, None]) / unit
+    ok = np.isfinite(off).all(axis=(1, 2))
+    off, wide, apart, err = (each[ok] for each in (off, factor[:, :, None] * cov * factor[:, None, :], apart, err))
+    kept = fit_kept(apart, wide, err)
+    loose = loosened(wide, kept)
+    tail = fit_tail(moved_to(off, wide, loose), loose, found["weight"].to_numpy()[ok], apart, err)
+    known = replace(known, spread=spread, tail=tail, kept=np.asarray(kept))
+    return replace(emulator, known=known)  # type: ignore[type-var]
+
+
+def told_by(emulator: Emulator, spectra: Spectra, rows: np.ndarray) -> dict[str, dict[str, float]]:
+    """Scatter and coverage of the labels of stars that nothing was fitted to.
+
+    Args:
+        emulator: trained.
+        spectra: with labels.
+        rows: the stars.
+
+    Returns:
+        Of `hbcal.evaluation.summary`; empty of fewer than two stars.
+
+    Errors:
+        None.
+
+    Example:
+        >>> told_by(tiny_emulator(), tiny_spectra(), np.arange(1))
+        {}
+    """
+    if len(rows) < 2:
+        return {}
+    there = spectra.take(rows)
+    return summary(label_spectra(emulator, there, fast=True), there.labels, there.labels_err)
+
+
+def failures(told: dict[str, dict[str, float]]) -> list[str]:
+    """Which intervals fail stars that nothing was fitted to, by more than a tenth beyond what chance does.
+
+    Args:
+        told: of `hbcal.evaluation.summary`.
+
+    Returns:
+        A phrase for each, empty where all is well.
+
+    Errors:
+        None.
+
+    Example:
+        >>> failures({"teff": {"n": 400.0, "within_68": 0.5, "within_95": 0.9}})
+        ['68.3% intervals of teff hold 50% of 400 stars']
+    """
+    out = []
+    for label, one in told.items():
+        for name, p in WITHIN.items():
+            if one[name] < p - MARGIN - 3.0 * np.sqrt(p * (1.0 - p) / one["n"]):
+                out.append(f"{100 * p:g}% intervals of {label} hold {100 * one[name]:.0f}% of {one['n']:.0f} stars")
+    return out
