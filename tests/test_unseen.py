@@ -1,0 +1,97 @@
+"""How wide posteriors have to be, told by stars that the emulator was not fitted to."""
+
+import numpy as np
+import pytest
+
+import hbcal.unseen
+from hbcal.numerics.spread import fit_common_spread, fit_spread, signs
+from hbcal.unseen import N_FOLD, labelled_apart
+
+N_LABEL = 6
+
+
+def world(seed, n):
+    """Posteriors of known truths, too narrow by a factor that grows with how far a star lies from the others."""
+    rng = np.random.default_rng(seed)
+    root = np.tril(0.4 * rng.normal(size=(n, N_LABEL, N_LABEL))) + np.eye(N_LABEL)
+    extrapolation = rng.uniform(size=n)
+    told = signs(rng.uniform(size=n), extrapolation, rng.normal(size=(n, N_LABEL)))
+    wide = np.exp(0.3 + 0.25 * told[:, 2:3])
+    apart = wide * np.einsum("slm,sm->sl", root, rng.normal(size=(n, N_LABEL)))
+    return apart, root @ np.swapaxes(root, 1, 2), np.zeros_like(apart), told
+
+
+def log_p(apart, cov, told, spread):
+    factor = np.exp(told @ spread)
+    wide = factor[:, :, None] * cov * factor[:, None, :]
+    far = np.einsum("sl,sl->s", apart, np.linalg.solve(wide, apart[..., None])[..., 0])
+    return -0.5 * (far + np.linalg.slogdet(wide)[1]).mean()
+
+
+@pytest.fixture(scope="module")
+def others():
+    return world(1, 3000)
+
+
+def test_factors_common_to_all_labels_are_told_by_few_stars(others):
+    found = fit_common_spread(*world(0, 300))
+    np.testing.assert_allclose(found[2], 0.25, atol=0.08)
+    np.testing.assert_allclose(found[0], 0.3, atol=0.12)
+    assert not found[3:].any()
+    apart, cov, _, told = others
+    sd = np.exp(told @ found) * np.sqrt(np.einsum("sll->sl", cov))
+    assert abs((np.abs(apart) < sd).mean() - 0.683) < 0.03
+
+
+def test_more_factors_than_few_stars_can_tell_are_worse_on_others(others):
+    """What the common factors are for; both are better than none."""
+    apart, cov, err, told = world(0, 100)
+    each = fit_spread(apart / np.sqrt(np.einsum("sll->sl", cov)), told)
+    common = fit_common_spread(apart, cov, err, told)
+    apart, cov, _, told = others
+    none = log_p(apart, cov, told, 0.0 * common)
+    assert log_p(apart, cov, told, common) > log_p(apart, cov, told, each)
+    assert log_p(apart, cov, told, common) > none + 0.3
+
+
+def test_labels_that_are_not_known_do_not_count():
+    apart, cov, err, told = world(2, 300)
+    apart[:150, 0] = np.nan
+    found = fit_common_spread(apart, cov, err, told)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[0], 0.3, atol=0.15)
+    assert not fit_common_spread(apart, np.full_like(cov, np.nan), err, told).any()
+
+
+def test_errors_of_the_known_labels_are_not_the_posterior_s():
+    apart, cov, err, told = world(3, 2000)
+    err = err + 2.0
+    blurred = apart + err * np.random.default_rng(4).normal(size=apart.shape)
+    np.testing.assert_allclose(
+        fit_common_spread(blurred, cov, err, told)[0].mean(), fit_common_spread(apart, cov, 0.0 * err, told)[0].mean(),
+        atol=0.06,
+    )  # fmt: skip
+
+
+def test_no_star_is_labelled_by_an_emulator_that_was_fitted_to_it(tiny_emulator, tiny_spectra, monkeypatch):
+    emulator, spectra = tiny_emulator, tiny_spectra()
+    seen, said = [], []
+
+    def label(trained, held_out, **how):
+        seen[-1]["held out"] = held_out.star
+        return real(trained, held_out, **how)
+
+    def fit(rows):
+        seen.append({"fitted": spectra.star[rows]})
+        return emulator
+
+    real = hbcal.unseen.label_spectra
+    monkeypatch.setattr("hbcal.unseen.label_spectra", label)
+    rows = np.arange(5, 48)
+    found, at = labelled_apart(fit, spectra, rows, progress=said.append)
+    assert len(seen) == len(said) <= N_FOLD
+    assert len({len(each["fitted"]) for each in seen}) == 1  # one shape, compiled once
+    for each in seen:
+        assert not set(each["fitted"]) & set(each["held out"])
+    np.testing.assert_array_equal(found["star"], at.star)
+    assert sorted(at.star) == sorted(spectra.star[rows])
