@@ -124,7 +124,7 @@ def train_emulator(
     spectra, left_out = _usable(spectra, method, noise)
     for reason, n in left_out.items():
         say(f"left out: {n}, {reason}")
-    split = _split(len(spectra.star), seed)
+    split = _split(len(spectra.star), seed, 0.0 if method == "process" else UNSEEN)
     if method == "process" and len(split.fit) > MOST_STARS:
         raise HbcalError(
             f"{len(split.fit)} training stars are too many for Gaussian processes, which take {MOST_STARS}: use "
@@ -144,7 +144,8 @@ def train_emulator(
         (out / "training").mkdir(exist_ok=True)
         write_text(out / "training" / "mark.json", json.dumps(mark, indent=1))
         known, mean, root, width = _labels(spectra, split, noise)
-        say(f"training on {len(split.fit)} stars, {len(split.unseen)} to stop by, {len(split.test)} to test")
+        stop = f"{len(split.unseen)} to stop by, " if len(split.unseen) else ""
+        say(f"training on {len(split.fit)} stars, {stop}{len(split.test)} to test")
         emulator: Emulator
         if noise == "independent":
             emulator = train_independent(known, mean, root, spectra, split.fit, method, seed=seed, progress=say)
@@ -163,14 +164,14 @@ def train_emulator(
             say(f"spectra have hardly any noise: those set aside are given S/N {SEEN_AT:g}")
             seen = as_seen(spectra, seed)
         some_unseen = len(split.unseen) > 20
-        aside = seen.take(split.unseen if some_unseen else split.fit)
-        if isinstance(emulator, PixelEmulator) and method == "process":
+        if isinstance(emulator, PixelEmulator) and method == "process":  # every star is fitted, and left out in turn
             features = emulator.features
             fit = lambda rows: train_independent(  # noqa: E731
                 known, mean, root, spectra, rows, method, seed=seed, like=features
             )
             found, aside = labelled_apart(fit, seen, split.fit, seed=seed, progress=say)
         else:
+            aside = seen.take(split.unseen if some_unseen else split.fit)
             found = label_spectra(emulator, aside, fast=True, keep_draws=True)
         emulator = narrow = with_usual(emulator, found)
         tempered = method == "process" or (noise == "correlated" and method == "network")
@@ -179,7 +180,7 @@ def train_emulator(
         if tempered or narrowly:
             emulator = with_spread(narrow, found, aside)
             told = told_by(emulator, seen, split.test)
-            if method != "process" and some_unseen:  # told by stars that set nothing; kept is what all set
+            if some_unseen:  # told by stars that set nothing; kept is what all set
                 aside = seen.take(np.concatenate([split.unseen, split.test]))
                 found = label_spectra(narrow, aside, fast=True, keep_draws=True)
                 emulator = with_spread(narrow, found, aside)
@@ -248,9 +249,10 @@ def _usable(spectra: Spectra, method: str, noise: str) -> tuple[Spectra, dict[st
     return kept, left_out
 
 
-def _split(n_star: int, seed: int) -> Split:
+def _split(n_star: int, seed: int, unseen: float) -> Split:
+    """All stars in three parts; `unseen` is the share that tempers an emulator."""
     order = np.random.default_rng([seed, 17]).permutation(n_star)
-    n_unseen, n_test = round(UNSEEN * n_star), round(TEST * n_star)
+    n_unseen, n_test = round(unseen * n_star), round(TEST * n_star)
     return Split(order[n_unseen + n_test :], order[:n_unseen], order[n_unseen : n_unseen + n_test])
 
 

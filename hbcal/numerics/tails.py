@@ -52,8 +52,8 @@ def fit_tail(off: np.ndarray, cov: np.ndarray, share: np.ndarray, apart: np.ndar
     """How heavy the tails of draws have to be, and how wide their cores, for intervals to hold stars of known labels.
 
     A Gaussian that holds 68.3% of labels within one sd and fewer than 95% within 1.96 has to be a Student t. Degrees of
-    freedom are shared by the labels: those with which both intervals, of the labels on the average and both joint
-    regions come nearest to what they claim.
+    freedom are shared by the labels: those with which both intervals of each, and both joint regions, come nearest to
+    what they claim.
 
     Args:
         off: draws less their mean, as wide as `fit_spread` makes them, (n_star, n_draw, n_label).
@@ -88,7 +88,7 @@ def fit_tail(off: np.ndarray, cov: np.ndarray, share: np.ndarray, apart: np.ndar
             levels = (interval_level(at - draws * np.exp(step), share[rows], blur) for step in STEPS)
             missed = [max(abs((level < p).mean() - p) for p in WANTED) if rows.size else 0.0 for level in levels]
             found.append(float(STEPS[int(np.argmin(missed))]) if rows.size else 0.0)
-            total += min(missed) / n_label
+            total += min(missed)
         around = moved[whole] * np.exp(found[1:]) + noise
         nearer = distance(around, total_cov[:, None]) < distance(apart[whole], total_cov)[:, None]
         level = (share[whole] * nearer).sum(axis=1)

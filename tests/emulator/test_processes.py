@@ -119,7 +119,7 @@ def test_it_is_read_back_and_answers_alike(trained, home, fresh):
 
 def test_too_many_stars_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr("hbcal.training.MOST_STARS", 100)
-    with pytest.raises(HbcalError, match="170 training stars are too many for Gaussian processes, which take 100"):
+    with pytest.raises(HbcalError, match="190 training stars are too many for Gaussian processes, which take 100"):
         train_emulator(grid(200, 0), tmp_path / "model", method="process")
     assert not (tmp_path / "model").exists()
 
