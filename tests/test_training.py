@@ -191,7 +191,7 @@ def test_coverage_is_told_in_bins_and_by_whatever_the_truth_holds(home, tmp_path
 
 
 def test_an_emulator_whose_intervals_fail_exits_with_3(home, monkeypatch, capsys):
-    monkeypatch.setattr("hbcal.training.MARGIN", -0.6)  # a gate that none passes: tested is what then happens
+    monkeypatch.setattr("hbcal.unseen.MARGIN", -0.6)  # a gate that none passes: tested is what then happens
     words = ("train", "emulator", home / "train.npz", "--method", "quadratic", "--noise", "correlated")
     assert hbcal_says(*words, "--out", home / "failed", monkeypatch=monkeypatch) == 3
     assert "COVERAGE FAILED" in capsys.readouterr().err
