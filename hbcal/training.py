@@ -37,7 +37,7 @@ from hbcal.numerics.spread import n_sign
 from hbcal.numerics.true_labels import true_labels
 from hbcal.spectra.container import Spectra
 from hbcal.spectra.formats import read_any
-from hbcal.unseen import failures, labelled_apart, told_by, with_spread, with_usual
+from hbcal.unseen import MANY, failures, labelled_apart, told_by, with_spread, with_usual
 
 SETTINGS = NetworkSettings()
 METHODS = ("auto", "network", "quadratic", "process")
@@ -161,9 +161,9 @@ def train_emulator(
             emulator = train_full(known, mean[split.fit], spectra.flux[split.fit])
         seen: Spectra = spectra
         if noise == "independent" and noiseless(spectra):
-            say(f"spectra have hardly any noise: those set aside are given S/N {SEEN_AT:g}")
+            say(f"spectra have hardly any noise: those that are labelled are given S/N {SEEN_AT:g}")
             seen = as_seen(spectra, seed)
-        some_unseen = len(split.unseen) > 20
+        some_unseen, many = len(split.unseen) > 20, len(split.unseen) >= MANY
         if isinstance(emulator, PixelEmulator) and method == "process":  # every star is fitted, and left out in turn
             features = emulator.features
             fit = lambda rows: train_independent(  # noqa: E731
@@ -178,12 +178,12 @@ def train_emulator(
         told = {} if tempered else told_by(emulator, seen, split.test)
         narrowly = failures(told)
         if tempered or narrowly:
-            emulator = with_spread(narrow, found, aside)
+            emulator = with_spread(narrow, found, aside, many=many)
             told = told_by(emulator, seen, split.test)
             if some_unseen:  # told by stars that set nothing; kept is what all set
                 aside = seen.take(np.concatenate([split.unseen, split.test]))
                 found = label_spectra(narrow, aside, fast=True, keep_draws=True)
-                emulator = with_spread(narrow, found, aside)
+                emulator = with_spread(narrow, found, aside, many=many)
         wider = dict(zip(known.label_names, np.exp(np.asarray(emulator.known.spread)[0]).tolist(), strict=True))
         say("sd of labels, as unseen stars ask for, times " + ", ".join(f"{x:.2f} ({n})" for n, x in wider.items()))
         for label, each in told.items():

@@ -16,7 +16,8 @@ from hbcal.numerics.tails import fit_tail
 from hbcal.spectra.container import Spectra
 
 MARGIN = 0.1
-MANY = 1000  # stars: enough to say how wide each label has to be, whatever else is odd about a star
+MANY = 1000  # stars that tell each label's width apart
+FLAT = 1e-9  # eigenvalue of correlations: fewer draws hold a star's weight than it has labels
 N_FOLD, MOST_APART = 10, 500  # of the fitted stars: each tenth is labelled without it, until so many are
 
 
@@ -26,8 +27,8 @@ def labelled_apart(
 ) -> tuple[xr.Dataset, Spectra]:  # fmt: skip
     """Label stars that an emulator is fitted to, each by one that was fitted to others.
 
-    Of some hundreds of stars those set aside are too few to say how wide posteriors have to be, and how far off fitted
-    stars are at their true labels does not: a posterior goes where the emulator's errors look like labels.
+    Of some hundreds of stars those set aside are too few to say how wide posteriors have to be, and spectra's residuals
+    at the true labels do not tell either: a posterior goes where the emulator's errors look like labels.
 
     Args:
         fit: rows of stars in, an emulator out.
@@ -56,7 +57,7 @@ def labelled_apart(
     for first in range(0, n, size):
         others = np.concatenate([order[:first], order[first + size :]])[: len(order) - size]  # one shape: one compiling
         held_out = spectra.take(order[first : first + size])
-        parts.append(label_spectra(fit(others), held_out, fast=True, keep_draws=True))
+        parts.append(label_spectra(fit(others), held_out, fast=True, keep_draws=True, seed=(seed, first)))
         progress(f"labelled by emulators that were fitted to others: {min(first + size, n)} of {n} stars")
     return xr.concat(parts, "star", join="override"), spectra.take(order[:n])
 
@@ -83,13 +84,14 @@ def with_usual(emulator: Emulator, found: xr.Dataset) -> Emulator:
     return replace(emulator, known=replace(emulator.known, usual=usual[np.isfinite(usual)]))  # type: ignore[type-var]
 
 
-def with_spread(emulator: Emulator, found: xr.Dataset, unseen: Spectra) -> Emulator:
+def with_spread(emulator: Emulator, found: xr.Dataset, unseen: Spectra, *, many: bool = False) -> Emulator:
     """The emulator whose posteriors are as wide as the labels of stars that no network saw ask for, in core and tails.
 
     Args:
         emulator: with neither spread nor tail yet.
         found: labels and draws that it, or emulators like it, gave to stars they were not fitted to.
-        unseen: these stars' spectra, with labels.
+        unseen: these stars' spectra, with labels; posteriors that are no Gaussians, as of one draw, do not count.
+        many: whether stars are enough to say how wide each label has to be, whatever else is odd about a star.
 
     Returns:
         The emulator.
@@ -108,19 +110,29 @@ def with_spread(emulator: Emulator, found: xr.Dataset, unseen: Spectra) -> Emula
     cov = found["covariance"].to_numpy() / unit[:, None] / unit
     x = (found["value"].to_numpy() - known.centre) / unit
     told = signs(sharing(known.usual, found["chi2"].to_numpy()), found["extrapolation"].to_numpy(), x)
-    if len(apart) < MANY:
-        spread = fit_common_spread(apart, cov, err, told)
-    else:
+    cov = np.where(_whole(cov)[:, None, None], cov, np.nan)
+    if many:
         spread = fit_spread(-apart / np.sqrt(np.einsum("sll->sl", cov) + err**2), told)
+    else:
+        spread = fit_common_spread(apart, cov, err, told)
     factor = np.exp(told @ spread)
     off = factor[:, None] * (found["draws"].to_numpy() - found["value"].to_numpy()[:, None]) / unit
-    ok = np.isfinite(off).all(axis=(1, 2))
+    ok = np.isfinite(off).all(axis=(1, 2)) & np.isfinite(cov).all(axis=(1, 2))
     off, wide, apart, err = (each[ok] for each in (off, factor[:, :, None] * cov * factor[:, None, :], apart, err))
     kept = fit_kept(apart, wide, err)
     loose = loosened(wide, kept)
     tail = fit_tail(moved_to(off, wide, loose), loose, found["weight"].to_numpy()[ok], apart, err)
     known = replace(known, spread=spread, tail=tail, kept=np.asarray(kept))
     return replace(emulator, known=known)  # type: ignore[type-var]
+
+
+def _whole(cov: np.ndarray) -> np.ndarray:
+    """Which covariances are of posteriors that have a width in all directions."""
+    sd = np.sqrt(np.maximum(np.einsum("sll->sl", cov), 0.0))
+    fine = np.isfinite(cov).all(axis=(1, 2)) & (sd > 0.0).all(axis=1)
+    scale = np.where(fine[:, None], sd, 1.0)
+    usual = np.where(fine[:, None, None], cov / scale[:, :, None] / scale[:, None, :], np.eye(cov.shape[1]))
+    return fine & (np.linalg.eigvalsh(usual)[:, 0] > FLAT)
 
 
 def told_by(emulator: Emulator, spectra: Spectra, rows: np.ndarray) -> dict[str, dict[str, float]]:

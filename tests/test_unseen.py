@@ -1,11 +1,14 @@
 """How wide posteriors have to be, told by stars that the emulator was not fitted to."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import hbcal.unseen
+from hbcal.label import label_spectra
 from hbcal.numerics.spread import fit_common_spread, fit_spread, signs
-from hbcal.unseen import N_FOLD, labelled_apart
+from hbcal.unseen import N_FOLD, labelled_apart, with_spread
 
 N_LABEL = 6
 
@@ -95,3 +98,16 @@ def test_no_star_is_labelled_by_an_emulator_that_was_fitted_to_it(tiny_emulator,
         assert not set(each["fitted"]) & set(each["held out"])
     np.testing.assert_array_equal(found["star"], at.star)
     assert sorted(at.star) == sorted(spectra.star[rows])
+
+
+def test_one_star_whose_weight_is_on_one_draw_does_not_decide_for_all(tiny_emulator, tiny_spectra):
+    spectra = tiny_spectra(300, 6)
+    exact = dataclasses.replace(spectra, labels_err=np.zeros_like(spectra.labels))
+    found = label_spectra(tiny_emulator, exact, fast=True, keep_draws=True)
+    fine = with_spread(tiny_emulator, found, exact).known
+    flat = found.copy(deep=True)
+    flat["covariance"][7] = 0.0
+    flat["covariance"][8] = np.ones((2, 2))
+    told = with_spread(tiny_emulator, flat, exact).known
+    np.testing.assert_allclose(told.spread, fine.spread, atol=0.03)
+    assert np.asarray(fine.spread)[0].any()

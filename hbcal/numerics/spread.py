@@ -114,9 +114,10 @@ def fit_common_spread(apart: np.ndarray, cov: np.ndarray, err: np.ndarray, told:
 
         off_i ~ t_5(0, S_i C_i S_i + err_i^2),  ln s_il = a_l + b . signs_i,  a_l - mean(a), b ~ N(0, 0.3^2)
 
-    Some hundreds of stars with eleven labels cannot say how each label's factor hangs on all signs: held-out stars are
-    less likely so than without. The mean of a is set last, so that of joint regions, and of all labels' intervals taken
-    together, the share that is farthest from 68.3% or 95% comes as near as one number can bring them all.
+    Some hundreds of stars with eleven labels cannot say how each label's factor hangs on all signs: with a coefficient
+    for every sign and label, held-out stars come out less likely than with none. The mean of a is set last, so that of
+    joint regions, and of all labels' intervals taken together, the share that is farthest from 68.3% or 95% comes as
+    near as one number can bring them all.
 
     Args:
         apart: truth less mean, (n_star, n_label), NaN where it is not known.
@@ -143,6 +144,7 @@ def fit_common_spread(apart: np.ndarray, cov: np.ndarray, err: np.ndarray, told:
     if not ok.any():
         return out
     known = np.isfinite(apart[ok])
+    n_known = jnp.asarray(known.sum(axis=1))
     noise = np.where(known, err[ok], UNKNOWN)[:, :, None] ** 2 * np.eye(n_label)
     off, cov, some = np.where(known, apart[ok], 0.0), cov[ok], told[ok][:, COMMON]
 
@@ -151,7 +153,7 @@ def fit_common_spread(apart: np.ndarray, cov: np.ndarray, err: np.ndarray, told:
         s = jnp.exp(a[None] + (some @ b)[:, None])
         root = jnp.linalg.cholesky(s[:, :, None] * cov * s[:, None, :] + noise)
         half = jax.vmap(lambda r, y: jax.scipy.linalg.solve_triangular(r, y, lower=True))(root, jnp.asarray(off))
-        tail = 0.5 * (DOF + n_label) * jnp.log1p((half**2).sum(axis=1) / DOF)
+        tail = 0.5 * (DOF + n_known) * jnp.log1p((half**2).sum(axis=1) / DOF)
         log_det = jnp.log(jnp.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
         return (tail + log_det).sum() + 0.5 * ((b**2).sum() + ((a - a.mean()) ** 2).sum()) / LOOSE**2
 
