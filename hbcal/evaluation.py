@@ -19,7 +19,7 @@ from hbcal.catalogue.values import rows_of
 from hbcal.figures import INK, SOFT, blank
 from hbcal.folder import check_out, write_text
 from hbcal.labelling import iter_reasons
-from hbcal.numerics.intervals import distance, interval_level
+from hbcal.numerics.intervals import distance, interval_level, joint_level
 from hbcal.spectra.container import read_spectra
 
 WITHIN = {"within_68": 0.683, "within_95": 0.95}
@@ -310,8 +310,7 @@ def _levels(labels: xr.Dataset, truth: np.ndarray, truth_err: np.ndarray) -> dic
     level[:, :-1] = interval_level(apart, share, err[:, 0])
     noise = np.random.default_rng(0).normal(size=draws.shape) * err
     around = (draws + noise - labels["value"].to_numpy()[:, None])[whole]
-    nearer = distance(around, total[whole][:, None]) < square[whole, -1][:, None]
-    level[whole, -1] = (share[whole] * nearer).sum(axis=1)
+    level[whole, -1] = joint_level(around, share[whole], off[whole], total[whole])
     return found | {"draws": level}
 
 

@@ -82,3 +82,27 @@ def distance(off: np.ndarray, cov: np.ndarray) -> np.ndarray:
     """
     solved = np.einsum("...ij,...j->...i", np.linalg.inv(cov), off)
     return np.maximum((off * solved).sum(axis=-1), 0.0)
+
+
+def joint_level(around: np.ndarray, share: np.ndarray, apart: np.ndarray, cov: np.ndarray) -> np.ndarray:
+    """Which share of the draws lies nearer to the posterior's mean than the truth does, in units of a covariance.
+
+    Args:
+        around: draws less the mean, blurred by the error of the truth, (n_star, n_draw, n_label).
+        share: of the draws, (n_star, n_draw), ones summed.
+        apart: truth less mean, or mean less truth, (n_star, n_label).
+        cov: of mean less truth, (n_star, n_label, n_label).
+
+    Returns:
+        (n_star,): uniform between 0 and 1 where claims of joint regions hold.
+
+    Errors:
+        None.
+
+    Example:
+        >>> draws = np.array([[[0.5, 0.0], [0.0, 2.0], [1.0, 1.0], [3.0, 0.0]]])
+        >>> joint_level(draws, np.full((1, 4), 0.25), np.array([[1.5, 0.0]]), np.eye(2)[None]).tolist()
+        [0.5]
+    """
+    nearer = distance(around, cov[:, None]) < distance(apart, cov)[:, None]
+    return (share * nearer).sum(axis=1)

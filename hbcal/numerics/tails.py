@@ -7,7 +7,7 @@ from scipy.stats import chi2
 from scipy.stats import f as fisher
 
 from hbcal._typing import Float
-from hbcal.numerics.intervals import distance, interval_level
+from hbcal.numerics.intervals import distance, interval_level, joint_level
 
 LEAST = 300  # stars: fewer do not tell tails
 WANTED = 0.683, 0.95
@@ -77,11 +77,13 @@ def fit_tail(off: np.ndarray, cov: np.ndarray, share: np.ndarray, apart: np.ndar
         (True, True)
     """
     best = (np.inf, np.zeros(1 + off.shape[2]))
+    if len(off) < LEAST:
+        return best[1]
     known = [np.flatnonzero(np.isfinite(apart[:, l])) for l in range(off.shape[2])]
     whole, n_label = np.flatnonzero(np.isfinite(apart).all(axis=1)), off.shape[2]
     noise = np.random.default_rng(0).normal(size=(len(whole), *off.shape[1:])) * err[whole, None]
     total_cov = cov[whole] + err[whole][:, :, None] ** 2 * np.eye(n_label)
-    for tail in TAILS if len(off) >= LEAST else ():
+    for tail in TAILS:
         moved, found, total = heavier(off, cov, tail), [tail], 0.0
         for l, rows in enumerate(known):
             draws, at, blur = moved[rows][:, :, l : l + 1], apart[rows, None, l : l + 1], err[rows, l : l + 1]
@@ -89,9 +91,7 @@ def fit_tail(off: np.ndarray, cov: np.ndarray, share: np.ndarray, apart: np.ndar
             missed = [max(abs((level < p).mean() - p) for p in WANTED) if rows.size else 0.0 for level in levels]
             found.append(float(STEPS[int(np.argmin(missed))]) if rows.size else 0.0)
             total += min(missed)
-        around = moved[whole] * np.exp(found[1:]) + noise
-        nearer = distance(around, total_cov[:, None]) < distance(apart[whole], total_cov)[:, None]
-        level = (share[whole] * nearer).sum(axis=1)
+        level = joint_level(moved[whole] * np.exp(found[1:]) + noise, share[whole], apart[whole], total_cov)
         total += max(abs((level < p).mean() - p) for p in WANTED) if whole.size else 0.0
         if total < best[0]:
             best = total, np.array(found)
