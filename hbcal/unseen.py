@@ -111,19 +111,24 @@ def with_spread(emulator: Emulator, found: xr.Dataset, unseen: Spectra, *, many:
     x = (found["value"].to_numpy() - known.centre) / unit
     told = signs(sharing(known.usual, found["chi2"].to_numpy()), found["extrapolation"].to_numpy(), x)
     cov = np.where(_whole(cov)[:, None, None], cov, np.nan)
-    if many:
-        spread = fit_spread(-apart / np.sqrt(np.einsum("sll->sl", cov) + err**2), told)
-    else:
-        spread = fit_common_spread(apart, cov, err, told)
+    some = told if many else told[:, :1]
+    spread = fit_spread(-apart / np.sqrt(np.einsum("sll->sl", cov) + err**2), some)
+    kept = fit_kept(apart, _widened(cov, some, spread), err)
+    if not many:  # the correlations that are kept decide how much joint regions hold: they come first
+        spread = fit_common_spread(apart, loosened(cov, kept), err, told)
     factor = np.exp(told @ spread)
     off = factor[:, None] * (found["draws"].to_numpy() - found["value"].to_numpy()[:, None]) / unit
     ok = np.isfinite(off).all(axis=(1, 2)) & np.isfinite(cov).all(axis=(1, 2))
-    off, wide, apart, err = (each[ok] for each in (off, factor[:, :, None] * cov * factor[:, None, :], apart, err))
-    kept = fit_kept(apart, wide, err)
+    off, wide, apart, err = (each[ok] for each in (off, _widened(cov, told, spread), apart, err))
     loose = loosened(wide, kept)
     tail = fit_tail(moved_to(off, wide, loose), loose, found["weight"].to_numpy()[ok], apart, err)
     known = replace(known, spread=spread, tail=tail, kept=np.asarray(kept))
     return replace(emulator, known=known)  # type: ignore[type-var]
+
+
+def _widened(cov: np.ndarray, told: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    factor = np.exp(told @ spread)
+    return factor[:, :, None] * cov * factor[:, None, :]
 
 
 def _whole(cov: np.ndarray) -> np.ndarray:

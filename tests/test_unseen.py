@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import hbcal.unseen
+from hbcal.emulator.base import sharing
 from hbcal.label import label_spectra
-from hbcal.numerics.spread import fit_common_spread, fit_spread, signs
+from hbcal.numerics.intervals import distance
+from hbcal.numerics.spread import fit_common_spread, fit_spread, loosened, signs
 from hbcal.unseen import N_FOLD, labelled_apart, with_spread
 
 N_LABEL = 6
@@ -111,3 +113,27 @@ def test_one_star_whose_weight_is_on_one_draw_does_not_decide_for_all(tiny_emula
     told = with_spread(tiny_emulator, flat, exact).known
     np.testing.assert_allclose(told.spread, fine.spread, atol=0.03)
     assert np.asarray(fine.spread)[0].any()
+
+
+def test_joint_regions_hold_what_they_claim_where_correlations_are_not_borne_out(tiny_emulator, tiny_spectra):
+    """Their width is chosen for the correlations that are kept: for those that are given up, 68.3% would hold 77%."""
+    spectra = tiny_spectra(600, 6)
+    exact = dataclasses.replace(spectra, labels_err=np.zeros_like(spectra.labels))
+    found = label_spectra(tiny_emulator, exact, fast=True, keep_draws=True)
+    rng, unit = np.random.default_rng(8), np.asarray(tiny_emulator.known.unit)
+    claimed = 0.01 * np.array([[1.0, 0.97], [0.97, 1.0]])
+    off = 0.15 * rng.normal(size=(600, 2))  # 0.1 is claimed, and that labels go together
+    found["value"][:] = exact.labels - off * unit
+    found["covariance"][:] = claimed * unit[:, None] * unit
+    drawn = rng.multivariate_normal(np.zeros(2), claimed, found["weight"].shape)
+    found["draws"][:] = found["value"].to_numpy()[:, None] + drawn * unit
+    found["weight"][:] = 1.0 / found.sizes["draw"]
+    known = with_spread(tiny_emulator, found, exact).known
+    assert float(known.kept) < 0.3
+    told = signs(
+        sharing(known.usual, found["chi2"].to_numpy()), found["extrapolation"].to_numpy(),
+        (found["value"].to_numpy() - known.centre) / unit,
+    )  # fmt: skip
+    factor = np.exp(told @ np.asarray(known.spread))
+    wide = loosened(factor[:, :, None] * claimed * factor[:, None, :], float(known.kept))
+    assert abs((distance(off, wide) < 2.3).mean() - 0.683) < 0.04
