@@ -62,7 +62,10 @@ class MixtureSpec:
 
 @dataclass(frozen=True)
 class PopulationSampling:
-    """Chains; for NUTS and the fast mode how many draws after how long a warmup, and how many sweeps before each."""
+    """Chains; for NUTS and the fast mode how many draws after how long a warmup, and how many sweeps before each.
+
+    Chains that agree but have too few effective draws go on, until there are at most `extend` times as many.
+    """
 
     chains: int = 4
     warmup: int = 400
@@ -73,6 +76,7 @@ class PopulationSampling:
     fast_warmup: int = 1000
     fast_draws: int = 2000
     fast_sweeps: int = 6
+    extend: int = 4
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ def _check(recipe: PopulationRecipe) -> None:
     if recipe.stars.subsample < 0:
         raise HbcalError(f"The recipe's subsample is {recipe.stars.subsample}: give 0 (all) or a number of stars.")
     for name, least in {"chains": 1, "warmup": 1, "draws": 4, "sweeps": 1, "max_tree_depth": 1, "fast_warmup": 1,
-                        "fast_draws": 4, "fast_sweeps": 1}.items():  # fmt: skip
+                        "fast_draws": 4, "fast_sweeps": 1, "extend": 1}.items():  # fmt: skip
         if getattr(sampling, name) < least:
             raise HbcalError(
                 f"The recipe's sampling has {name} = {getattr(sampling, name)}: it must be at least {least}."

@@ -44,6 +44,8 @@ from hbcal.population_run import CALIBRATION, COMPLETE, PopulationRun, open_popu
 from hbcal.population_split import splits
 from hbcal.run import Run, keep_run, open_run
 
+AGREE = 1.05  # R-hat of chains that more draws may help
+
 
 def populations(
     recipe: PopulationRecipe | str | Path,
@@ -71,7 +73,8 @@ def populations(
             its scale, and its uncertainty, which they share, goes into the populations.
         joint: let the populations have a say in that calibration; by default it is cut, and keeps to its posterior.
         fast: Gibbs' sampler alone, of the same posterior: cheaper draws that hang together more.
-        seed, chains, draws, warmup: of the sampler; the recipe's where None; draws and warmup are per chain.
+        seed, chains, draws, warmup: of the sampler; the recipe's where None; draws and warmup are per chain. Chains
+            that agree but have too few effective draws go on, as the recipe's `extend` says, unless draws are given.
         resume: go on with a run that was interrupted; draws are the same to the bit. Nothing there: start afresh.
         workers: processes that share the chains, 0 for threads of this one.
         progress: called with lines of text.
@@ -137,8 +140,8 @@ def populations(
         say(
             f"sampling {len(stars.star)} stars, {how}: {settings.chains} chains of {settings.warmup} + {settings.draws}"
         )
-        sites, stats = sample(posed.task, settings, out / "chains", progress=say)
-        stats = {} if fast else stats
+        extend = 1 if draws else recipe.sampling.extend
+        sites, stats, settings = _sampled(stars, posed, settings, out / "chains", extend, say)
         provenance = {
             "hbcal": __version__, "recipe": recipe.name, "program": "dp_mixture", "seed": settings.seed, "sampler": how,
             "settings": settings.identity(), "machine": platform.machine(), "identity": mark["identity"],
@@ -178,6 +181,22 @@ def _settings(
     )  # fmt: skip
 
 
+def _sampled(
+    stars: Abundances, posed: Posed, settings: Settings, folder: Path, extend: int, say: Callable[[str], None]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], Settings]:
+    """Chains as long as the gate asks for; those that went to different places are not helped by more draws."""
+    most = extend * settings.draws
+    while True:
+        sites, stats = sample(posed.task, settings, folder, progress=say)
+        stats = stats if settings.max_tree_depth else {}
+        found = diagnose(_posterior(stars, posed, sites), _stats(stats))
+        longer = min(2 * settings.draws, most)
+        if found.passed or found.divergences or not found.r_hat <= AGREE or longer == settings.draws:
+            return sites, stats, settings
+        say(f"{'; '.join(found.failures)}: going on, to {longer} draws of each chain")
+        settings = dataclasses.replace(settings, draws=longer)
+
+
 def _write(
     out: Path, recipe: PopulationRecipe, stars: Abundances, posed: Posed, sites: dict[str, np.ndarray],
     stats: dict[str, np.ndarray], provenance: dict[str, Any], directions: np.ndarray,
@@ -199,6 +218,28 @@ def _write(
     return run
 
 
+def _posterior(stars: Abundances, posed: Posed, sites: dict[str, np.ndarray]) -> xr.Dataset:
+    """What the gate judges: nothing of it hangs on which component is called which."""
+    both = ("chain", "draw")
+    out = xr.Dataset(
+        {
+            "concentration": (both, sites["concentration"]), "background": (both, sites["background"]),
+            "n_occupied": (both, sites["n_occupied"].astype(float)),
+            "log_density": ((*both, "point"), sites["log_density"] - np.log(posed.unit).sum()),
+            "coclustering": ((*both, "pair"), sites["coclustering"]),
+        },
+        {"element": list(stars.elements), "point_at": (("point", "element"), posed.centre + posed.unit * posed.points),
+         "pair_of": (("pair", "two"), stars.star.astype(str)[posed.pairs])},
+    )  # fmt: skip
+    if "calibration" in sites:
+        out["calibration"] = ((*both, "shift"), sites["calibration"])
+    return out
+
+
+def _stats(stats: dict[str, np.ndarray]) -> xr.Dataset:
+    return xr.Dataset({name: (("chain", "draw"), values) for name, values in stats.items()})
+
+
 def _tree(
     recipe: PopulationRecipe,
     stars: Abundances,
@@ -215,32 +256,20 @@ def _tree(
     bounds = credible_bounds(away, which)
     left_one_out, k_hat = leave_one_out(log_each(packed, n_star, few))
     volume = (np.isfinite(stars.value) * np.log(unit)).sum(1)
+    posterior = _posterior(stars, posed, sites)
     real = np.asarray(statistics(jnp.asarray(packed.value), packed, n_star))
     simulated = {"prior": of_prior(posed.task, n_star), "posterior": of_posterior(few, packed, n_star)}
     weight, mean, covariance = moments(few, of)
     square = unit[:, None] * unit[None, :]
     star, element = stars.star.astype(str), list(stars.elements)
     n_population = weight.shape[1]
-    both = ("chain", "draw")
-    posterior = xr.Dataset(
-        {
-            "concentration": (both, sites["concentration"]), "background": (both, sites["background"]),
-            "n_occupied": (both, sites["n_occupied"].astype(float)),
-            "log_density": ((*both, "point"), sites["log_density"] - np.log(unit).sum()),
-            "coclustering": ((*both, "pair"), sites["coclustering"]),
-        },
-        {"element": element, "point_at": (("point", "element"), centre + unit * posed.points),
-         "pair_of": (("pair", "two"), star[posed.pairs])},
-    )  # fmt: skip
-    if "calibration" in sites:
-        posterior["calibration"] = ((*both, "shift"), sites["calibration"])
     observed = {"value": (("star", "element"), stars.value),
                 "covariance": (("star", "element", "element_2"), stars.covariance)}  # fmt: skip
     if stars.shift is not None:
         observed["shift"] = (("star", "element", "shift"), stars.shift)
     groups = {
         "posterior": posterior,
-        "sample_stats": xr.Dataset({name: (both, values) for name, values in stats.items()}),
+        "sample_stats": _stats(stats),
         "components": xr.Dataset(
             {
                 "log_weight": (("some", "component"), few.log_weight),

@@ -33,7 +33,8 @@ from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors
 from hbcal.programs.dp_mixture_calibrated import dp_mixture_calibrated
 
 ELEMENTS = {name: {"value": name, "error": [f"{name}_err"]} for name in ("fe_h", "mg_fe")}
-SAMPLING = {"chains": 2, "warmup": 100, "draws": 400, "sweeps": 4, "fast_warmup": 200, "fast_draws": 1500}
+SAMPLING = {"chains": 2, "warmup": 100, "draws": 400, "sweeps": 4, "fast_warmup": 200, "fast_draws": 1500,
+            "extend": 1}  # fmt: skip
 RECIPE = parse_populations({
     "name": "two", "title": "two populations", "elements": ELEMENTS, "stars": {"file": "stars.csv"},
     "mixture": {"components": 2}, "sampling": SAMPLING,

@@ -27,7 +27,7 @@ from hbcal.population_run import open_populations
 from hbcal.populations import populations
 
 ELEMENTS = {name: {"value": name, "error": [f"{name}_err"]} for name in ("fe_h", "mg_fe", "al_fe")}
-SAMPLING = {"fast_warmup": 200, "fast_draws": 300, "fast_sweeps": 3}
+SAMPLING = {"fast_warmup": 200, "fast_draws": 300, "fast_sweeps": 3, "extend": 1}
 
 
 def recipe(components=3, elements=ELEMENTS, **stars):
@@ -185,6 +185,32 @@ def test_interrupted_runs_resume_to_the_bit(tmp_path):
     resumed = fitted(stars, tmp_path / "cut", chains=1, draws=120, warmup=50, resume=True)
     for name in straight.posterior:
         np.testing.assert_array_equal(straight.posterior[name], resumed.posterior[name])
+
+
+def test_chains_that_agree_go_on_until_they_have_told_enough(tmp_path, monkeypatch):
+    _, stars = sky(n=150)
+    brief = recipe()
+    brief = replace(brief, sampling=replace(brief.sampling, chains=2, fast_warmup=50, fast_draws=60, extend=2))
+    said = []
+    monkeypatch.setattr("hbcal.populations.AGREE", 9.0)
+    longest = fitted(stars, tmp_path / "longest", recipe=brief, progress=said.append)
+    assert [text.split("going on, ")[1] for text in said if "going on" in text] == ["to 120 draws of each chain"]
+    assert json.loads((tmp_path / "longest" / "provenance.json").read_text())["settings"]["draws"] == 120
+    with pytest.raises(KeyboardInterrupt):
+        fitted(stars, tmp_path / "cut", recipe=brief, progress=stop_after(2 * (50 + 60) + 5))
+    resumed = fitted(stars, tmp_path / "cut", recipe=brief, resume=True)
+    straight = fitted(stars, tmp_path / "straight", recipe=brief, draws=120)
+    for name in longest.posterior:
+        np.testing.assert_array_equal(longest.posterior[name], straight.posterior[name])
+        np.testing.assert_array_equal(longest.posterior[name], resumed.posterior[name])
+
+
+def test_chains_in_different_places_are_not_helped_by_more_draws(tmp_path, monkeypatch):
+    _, stars = sky(n=150)
+    brief = recipe()
+    brief = replace(brief, sampling=replace(brief.sampling, chains=2, fast_warmup=50, fast_draws=60, extend=2))
+    monkeypatch.setattr("hbcal.populations.AGREE", 1.0)
+    assert fitted(stars, tmp_path / "apart", recipe=brief).posterior.sizes["draw"] == 60
 
 
 def stop_after(n):

@@ -142,7 +142,7 @@ def gather(folder: Path, settings: Settings) -> tuple[dict[str, np.ndarray], dic
         settings: the run's.
 
     Returns:
-        Draws per site and statistics per name, each (chain, draw, ...).
+        Draws per site and statistics per name, each (chain, draw, ...): the first, where chains went on for longer.
 
     Errors:
         HbcalError when chunks are missing.
@@ -161,10 +161,10 @@ def gather(folder: Path, settings: Settings) -> tuple[dict[str, np.ndarray], dic
                     if name.startswith(("site:", "stat:")):
                         parts.setdefault(name, []).append(saved[name])
         n = sum(len(x) for x in parts.get("stat:energy", []))
-        if n != settings.draws:
+        if n < settings.draws:
             raise HbcalError(f"Chain {chain} has {n} of {settings.draws} draws in {folder}; use --resume to finish it.")
         for name, values in parts.items():
-            kept.setdefault(name, []).append(np.concatenate(values))
+            kept.setdefault(name, []).append(np.concatenate(values)[: settings.draws])
     stacked = {name: np.stack(values) for name, values in kept.items()}
     sites = {k[5:]: v for k, v in stacked.items() if k.startswith("site:")}
     return sites, {k[5:]: v for k, v in stacked.items() if k.startswith("stat:")}
