@@ -15,18 +15,19 @@ from scipy.stats import chi2 as chi_squared
 
 from hbcal._errors import HbcalError, some
 from hbcal.catalogue.read import Kind, column_names, read_columns
-from hbcal.catalogue.values import rows_of
+from hbcal.catalogue.values import check_errors, refuse_repeats, rows_of
 from hbcal.figures import INK, SOFT, blank
 from hbcal.folder import check_out, write_text
 from hbcal.labelling import iter_reasons
 from hbcal.numerics.intervals import distance, interval_level, joint_level
-from hbcal.spectra.container import read_spectra
+from hbcal.spectra.formats import read_any
 
 WITHIN = {"within_68": 0.683, "within_95": 0.95}
 STORES = (".npz", ".h5", ".hdf5", ".zarr")
 COLUMNS = {"within": "of covariances", "quantile": "between quantiles", "draws": "of draws"}
 N_BIN = 5
 NUMBER: Kind = "number"
+TEXT: Kind = "text"
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,39 @@ def read_truth(path: Path) -> Truth:
         (['a'], ['fe_h'])
     """
     if path.suffix in STORES:
-        spectra = read_spectra([path], labels=True)
+        spectra = read_any([path])
+        if not spectra.label_names:
+            raise HbcalError(f"{path.name} has no labels: the truth needs them, with their names.")
         columns = lambda table: {n: table[:, l] for l, n in enumerate(spectra.label_names)}  # noqa: E731
         meta = {name: spectra.about(name) for name in spectra.meta_names}
         return Truth(spectra.star, columns(spectra.labels), columns(spectra.labels_err), meta)
     names = column_names(path)
     if "star" not in names:
         raise HbcalError(f"{path.name} has no column 'star': the truth is matched by it.")
-    others = [name for name in names if name != "star"]
-    wanted: dict[str, Kind] = {"star": "text"}
-    found = read_columns(path, wanted | dict.fromkeys(others, NUMBER)).values
+    words = read_columns(path, dict.fromkeys(names, TEXT)).values
+    refuse_repeats(words["star"], path.name)
+    others = [name for name in names if name != "star" and not _is_text(words[name])]
+    found = read_columns(path, dict.fromkeys(others, NUMBER)).values if others else {}
     errors = {name.removesuffix("_err"): found[name] for name in others if name.endswith("_err")}
+    for name, error in errors.items():
+        check_errors(np.where(error == 0, np.nan, error), f"{name}_err", path.name)  # labels may be exact
     values = {name: found[name] for name in others if not name.endswith("_err")}
-    nothing = np.full(len(found["star"]), np.nan)
-    return Truth(np.asarray(found["star"]), values, {name: errors.get(name, nothing) for name in values}, values)
+    nothing = np.full(len(words["star"]), np.nan)
+    return Truth(np.asarray(words["star"]), values, {name: errors.get(name, nothing) for name in values}, values)
+
+
+def _is_text(words: np.ndarray) -> bool:
+    """Whether a column holds words, as a survey's name, and not one number."""
+    some = words[words != ""]
+    return bool(len(some)) and not any(_number(word) for word in some.astype(str))
+
+
+def _number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def evaluate(labels: str | Path, truth: str | Path, out: str | Path) -> dict[str, Any]:

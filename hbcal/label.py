@@ -16,7 +16,7 @@ from hbcal._errors import HbcalError
 from hbcal._typing import Array
 from hbcal.catalogue.label_tables import KnownLabels
 from hbcal.catalogue.values import rows_of
-from hbcal.emulator.base import Emulator, Known, sharing
+from hbcal.emulator.base import DARK, Emulator, Known, sharing
 from hbcal.emulator.nuisances import NuisanceEmulator, Nuisances, with_nuisances
 from hbcal.infer.many import ManySettings, sample_many
 from hbcal.infer.task import Task
@@ -42,7 +42,8 @@ WORST = 5e-3  # of unseen training spectra: larger misfits are one
 LEVELS = np.array([0.025, 0.1587, 0.5, 0.8413, 0.975])  # quantiles that are always kept
 MOST = 100  # draws of a star that nuisances are told from
 NONE = Nuisances()
-UNITS = {"teff": "K", "vmic": "km/s", "vsini": "km/s", "vrad": "km/s"}  # all other labels: dex
+UNITS = {"teff": "K"} | dict.fromkeys(("vmic", "vmicro", "vmac", "vmacro", "vbroad", "vsini", "vrad"), "km/s")
+# all other labels: dex
 
 
 def label_spectra(
@@ -88,7 +89,8 @@ def label_spectra(
         misfit_rank(star) between 0 and 1 (the share of unseen training spectra that fit better), extrapolation(star)
         between 0 and 1 (the share of training stars in denser places), flag(star), true where there is a reason not to
         trust the labels, and reason(star): ``extrapolation``, ``misfit``, ``k_hat`` or ``not converged``,
-        ``nuisances``, which lie beyond where their form is right, ``missing pixels``, for which there is no answer.
+        ``nuisances``, which lie beyond where their form is right, ``missing pixels`` or ``no light`` (the median flux is
+        not positive, as of noise: chi2 is infinite), for which there is no answer.
         k_hat(star); full: r_hat(star, label), ess_bulk(star, label), diverging(star). Draws: draws(star, draw, label).
         Nuisances: nuisance_value(star, nuisance) and nuisance_sd: continuum coefficients, velocity in km/s, broadening
         in (km/s)^2.
@@ -290,7 +292,8 @@ def _dataset(
     mean = found.get("mean", np.zeros((n_star, len(labels))))
     cov = found.get("cov", np.zeros((n_star, len(labels), len(labels))))
     quantile = found.get("quantile", np.zeros((*mean.shape, len(LEVELS))))
-    usable = found.get("why", np.zeros(0, str)) == ""
+    why = found.get("why", np.zeros(0, str))
+    usable, dark = why == "", why == DARK
     factor, value = np.broadcast_to(unit, mean.shape), centre + unit * mean
     outside = 1.0 - sharing(known.typical, found.get("density", np.zeros(0)))
     rank = sharing(known.usual, found.get("chi2", np.zeros(0)))
@@ -306,7 +309,7 @@ def _dataset(
     if "bent" in found:
         checks["nuisances"] = found["bent"]
     reason = np.array(
-        [", ".join(name for name, holds in checks.items() if holds[i]) if ok else "missing pixels"
+        [", ".join(name for name, holds in checks.items() if holds[i]) if ok else why[i]
          for i, ok in enumerate(usable)], dtype=object,
     ).astype(str)  # fmt: skip
     where = lambda values, gap=np.nan: np.where(usable.reshape(-1, *(1,) * (values.ndim - 1)), values, gap)  # noqa: E731
@@ -314,8 +317,8 @@ def _dataset(
         "value": (("star", "label"), where(value)),
         "covariance": (("star", "label", "label_2"), where(cov * factor[:, :, None] * factor[:, None, :])),
         "quantile": (("star", "label", "probability"), where(value[:, :, None] + core[:, :, None] * quantile)),
-        "chi2": ("star", where(found.get("chi2", np.zeros(0)))), "extrapolation": ("star", where(outside)),
-        "misfit_rank": ("star", where(rank)),
+        "chi2": ("star", np.where(dark, np.inf, where(found.get("chi2", np.zeros(0))))),
+        "extrapolation": ("star", where(outside)), "misfit_rank": ("star", np.where(dark, 1.0, where(rank))),
         "k_hat": ("star", where(found.get("k_hat", np.zeros(0)))),
         "flag": ("star", reason != ""), "reason": ("star", reason),
     }  # fmt: skip
@@ -335,6 +338,6 @@ def _dataset(
         coords["nuisance"] = list(emulator.names)
     attrs = {
         "hbcal": hbcal.__version__, "method": "importance sampling, PSIS" if fast else "NUTS",
-        "units": ", ".join(UNITS.get(label, "dex") for label in labels),
+        "units": ", ".join(UNITS.get(label.lower(), "dex") for label in labels),
     }  # fmt: skip
     return xr.Dataset(data, coords, attrs)

@@ -181,7 +181,7 @@ def _state(path: Path) -> list[Any]:
 def _begin(pieces: Path, mark: dict[str, Any], *, resume: bool, overwrite: bool) -> str:
     """A fresh folder of pieces, or that of the same labelling; and when it was made."""
     stated = pieces / "mark.json"
-    if stated.is_file() and not overwrite:
+    if stated.is_file() and (resume or not overwrite):
         if not resume:
             raise HbcalError(f"A labelling has begun in {pieces}: go on with --resume, or start anew with --overwrite.")
         was = json.loads(stated.read_text())

@@ -22,7 +22,7 @@ from hbcal.calibration import refuse_few, warn_failed
 from hbcal.catalogue.abundances import Abundances, read_abundances, refuse_unfit
 from hbcal.common_scale import put_on_scale
 from hbcal.folder import check_out, locked, refuse_another_run, run_mark, write_text
-from hbcal.infer.diagnose import diagnose
+from hbcal.infer.diagnose import BFMI_LEAST, ESS_LEAST, R_HAT_MOST, diagnose
 from hbcal.infer.sample import sample
 from hbcal.infer.task import Settings
 from hbcal.numerics.partitions import credible_bounds
@@ -114,7 +114,9 @@ def populations(
     settings = _settings(recipe, fast, seed, chains, draws, warmup, workers)
     recipe = dataclasses.replace(recipe, sampling=dataclasses.replace(recipe.sampling, chains=settings.chains))
 
-    mark = run_mark(recipe.text, stars.digest(), settings.identity() | ({"joint": True} if joint else {}))
+    extend = 1 if draws else recipe.sampling.extend
+    how_long = settings.identity() | {"extend": extend} | ({"joint": True} if joint else {})
+    mark = run_mark(recipe.text, stars.digest(), how_long)
     refuse_another_run(out, mark)
     if (out / COMPLETE).exists():
         say(f"{out} is complete already: nothing to resume")
@@ -140,7 +142,6 @@ def populations(
         say(
             f"sampling {len(stars.star)} stars, {how}: {settings.chains} chains of {settings.warmup} + {settings.draws}"
         )
-        extend = 1 if draws else recipe.sampling.extend
         sites, stats, settings = _sampled(stars, posed, settings, out / "chains", extend, say)
         provenance = {
             "hbcal": __version__, "recipe": recipe.name, "program": "dp_mixture", "seed": settings.seed, "sampler": how,
@@ -191,7 +192,9 @@ def _sampled(
         stats = stats if settings.max_tree_depth else {}
         found = diagnose(_posterior(stars, posed, sites), _stats(stats))
         longer = min(2 * settings.draws, most)
-        if found.passed or found.divergences or not found.r_hat <= AGREE or longer == settings.draws:
+        few = found.r_hat > R_HAT_MOST or min(found.ess_bulk, found.ess_tail) < ESS_LEAST
+        agree = found.r_hat <= AGREE and found.bfmi >= BFMI_LEAST and not found.divergences
+        if not (few and agree) or longer == settings.draws:
             return sites, stats, settings
         say(f"{'; '.join(found.failures)}: going on, to {longer} draws of each chain")
         settings = dataclasses.replace(settings, draws=longer)

@@ -132,7 +132,9 @@ def train_emulator(
         )
     mark = {
         "hbcal": __version__, "method": method, "noise": noise, "seed": seed, "settings": asdict(settings),
-        "data": identity({k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "labels", "labels_err")}),
+        "data": identity({
+            k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "flux_err", "labels", "labels_err")
+        }),
     }  # fmt: skip
     _refuse_another(out, mark)
     if (out / ABOUT).exists():
@@ -231,6 +233,11 @@ def _usable(spectra: Spectra, method: str, noise: str) -> tuple[Spectra, dict[st
         whole = np.isfinite(stretched(spectra.flux)).all(axis=1)
     told = np.isfinite(spectra.labels).any(axis=1)
     keep = whole & told
+    if not keep.any():
+        raise HbcalError(
+            f"None of {len(keep)} spectra can train: {int((~whole).sum())} lack pixels (one without a positive error "
+            f"is missing), {int((whole & ~told).sum())} have no label."
+        )
     left_out = {
         name: int(n) for name, n in (("missing pixels", (~whole).sum()), ("no label", (whole & ~told).sum())) if n
     }

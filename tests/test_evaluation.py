@@ -7,7 +7,8 @@ import pytest
 import xarray as xr
 from scipy.stats import binom
 
-from hbcal.evaluation import evaluate, summary
+from hbcal._errors import HbcalError
+from hbcal.evaluation import evaluate, read_truth, summary
 
 N, N_DRAW = 2000, 400
 
@@ -107,3 +108,40 @@ def test_missing_truth_and_missing_answers_leave_the_others(tmp_path):
     assert "of covariances, then of draws" in report[1]
     assert len(report[3]) == len(report[2])
     assert (tmp_path / "out" / "evaluation.png").stat().st_size > 0
+
+
+def table(folder, *lines):
+    path = folder / "truth.csv"
+    path.write_text("\n".join(["star,teff,teff_err,survey,g", *lines]) + "\n")
+    return path
+
+
+def test_words_beside_the_labels_are_no_labels(tmp_path):
+    told = read_truth(table(tmp_path, "a,5000,50,GALAH,12.5", "b,,,APOGEE,", "c,5100,0,,11"))
+    assert sorted(told.labels) == ["g", "teff"]
+    np.testing.assert_array_equal(told.labels_err["teff"], [50.0, np.nan, 0.0])
+    np.testing.assert_array_equal(told.labels["g"], [12.5, np.nan, 11.0])
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        (["a,5000,-50,x,12", "b,4900,50,x,12"], "1 negative error"),
+        (["a,5000,50,x,12", "a,4900,50,x,12"], "1 star.s. in more than one row, 'a'"),
+        (["a,5000,50,x,12", "b,hot,50,x,12"], "teff"),
+    ],
+)
+def test_tables_of_truth_with_mistakes_are_refused(tmp_path, lines, why):
+    with pytest.raises(HbcalError, match=why):
+        read_truth(table(tmp_path, *lines))
+
+
+def test_truth_may_be_spectra_of_any_format_that_has_labels(tmp_path):
+    """Without errors of the labels, too, as training takes them."""
+    path = tmp_path / "plain.npz"
+    plain = {"wave": [1.0, 2.0], "flux": np.ones((2, 2)), "flux_err": np.ones((2, 2)), "star": ["a", "b"]}
+    np.savez(path, **plain)
+    with pytest.raises(HbcalError, match="has no labels"):
+        read_truth(path)
+    np.savez(path, **plain, labels=np.array([[1.0], [2.0]]), label_names=["fe_h"])
+    assert read_truth(path).labels["fe_h"].tolist() == [1.0, 2.0]

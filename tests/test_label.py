@@ -96,6 +96,29 @@ def test_a_missing_pixel_leaves_that_star_without_an_answer(tiny_emulator, fresh
     np.testing.assert_array_equal(found["value"].to_numpy()[others], labelled["value"].to_numpy()[others])
 
 
+def test_noise_around_zero_is_the_largest_misfit_not_a_missing_pixel(tiny_emulator, fresh, labelled):
+    flux = fresh.flux.copy()
+    flux[3] = np.linspace(-1.0, 0.9, flux.shape[1])
+    found = label_spectra(tiny_emulator, replace(fresh, flux=flux), fast=True)
+    assert found["reason"].to_numpy()[3] == "no light"
+    assert found["flag"].to_numpy()[3]
+    assert found["misfit_rank"].to_numpy()[3] == 1.0
+    assert found["chi2"].to_numpy()[3] == np.inf
+    assert np.isnan(found["value"].to_numpy()[3]).all()
+    others = np.arange(N) != 3
+    np.testing.assert_array_equal(found["misfit_rank"].to_numpy()[others], labelled["misfit_rank"].to_numpy()[others])
+
+
+@pytest.mark.parametrize(
+    ("label", "unit"),
+    [("teff", "K"), ("Teff", "K"), ("TEFF", "K"), ("vmicro", "km/s"), ("Vsini", "km/s"), ("Mg", "dex")],
+)
+def test_labels_have_their_units_however_they_are_spelt(tiny_emulator, fresh, label, unit):
+    known = replace(tiny_emulator.known, label_names=(label, "fe_h"))
+    found = label_spectra(replace(tiny_emulator, known=known), fresh.take(slice(3)), fast=True)
+    assert found.attrs["units"] == f"{unit}, dex"
+
+
 def test_other_wavelengths_are_refused(tiny_emulator, fresh):
     with pytest.raises(HbcalError, match="resample them onto its grid"):
         label_spectra(tiny_emulator, replace(fresh, wave=fresh.wave + 0.5))
@@ -192,6 +215,24 @@ def test_a_labelling_that_has_begun_is_not_thrown_away(files):
         label_files(files / "model", [files / "6.npz"], files / "out.nc", fast=True)
     with pytest.raises(HbcalError, match="had another"):
         label_files(files / "model", [files / "6.npz"], files / "out.nc", fast=True, resume=True)
+
+
+def test_an_overwriting_that_was_interrupted_goes_on(files):
+    def stop(text):
+        raise KeyboardInterrupt
+
+    (files / "out.nc").write_text("an older file")
+    again = {"fast": True, "overwrite": True, "resume": True}
+    with pytest.raises(KeyboardInterrupt):
+        label_files(files / "model", [files / "6.npz"], files / "out.nc", **again, progress=stop)
+    pieces = sorted((files / ".out.nc.pieces").glob("*"))
+    before = [path.stat().st_mtime_ns for path in pieces]
+    assert len(pieces) > 1
+    with pytest.raises(KeyboardInterrupt):
+        label_files(files / "model", [files / "6.npz"], files / "out.nc", **again, progress=stop)
+    assert [path.stat().st_mtime_ns for path in pieces] == before
+    label_files(files / "model", [files / "6.npz"], files / "out.nc", **again)
+    assert xr.load_dataset(files / "out.nc", engine="h5netcdf").sizes["star"] == 600
 
 
 def test_rounds_settle_stars_that_a_poor_guess_does_not(tiny_emulator, fresh, monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 
 from hbcal._errors import HbcalError, closest, some
 from hbcal.catalogue.read import Kind, column_names, read_columns
-from hbcal.catalogue.values import check_errors
+from hbcal.catalogue.values import check_errors, refuse_repeats
 
 LEAST = 5  # rows of a sample for each label, whose covariance is to be known
 NUMBER: Kind = "number"
@@ -106,10 +106,7 @@ def read_known(path: Path, labels: tuple[str, ...]) -> KnownLabels:
     found = read_columns(path, wanted | {f"{name}{end}": NUMBER for name in there for end in ("", "_err")}).values
     for name in there:
         check_errors(found[f"{name}_err"], f"{name}_err", path.name)
-    star, counts = np.unique(found["star"].astype(str), return_counts=True)
-    if (counts > 1).any():
-        raise HbcalError(f"{path.name} has {int((counts > 1).sum())} star(s) in more than one row, "
-                         f"{some(star[counts > 1])}: keep one of each.")  # fmt: skip
+    refuse_repeats(found["star"], path.name)
     nothing = np.full(len(found["star"]), np.nan)
     value, err = (np.stack([found.get(f"{label}{end}", nothing) for label in labels], axis=1) for end in ("", "_err"))
     if not np.isfinite(value + err).any():

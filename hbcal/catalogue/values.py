@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hbcal._errors import HbcalError
+from hbcal._errors import HbcalError, some
 from hbcal.catalogue.read import Columns
 from hbcal.recipe import ColumnSpec, CovariateSpec, MeasurementSpec
 
@@ -173,6 +173,32 @@ def check_errors(error: np.ndarray, name: str, file: str, row: np.ndarray | None
                 f"{first + 1 if row is None else row[first]}: an error is positive; leave it "
                 "empty where the survey gives none."
             )
+
+
+def refuse_repeats(star: np.ndarray, file: str) -> None:
+    """Refuse a table that has a star in more than one row.
+
+    Args:
+        star: ids, (n_row,).
+        file: name of the table.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError with the number of such stars, and their ids.
+
+    Example:
+        >>> refuse_repeats(np.array(["a", "b", "a"]), "t.csv")
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: t.csv has 1 star(s) in more than one row, 'a': keep one of each.
+    """
+    each, counts = np.unique(star.astype(str), return_counts=True)
+    if (counts > 1).any():
+        raise HbcalError(
+            f"{file} has {int((counts > 1).sum())} star(s) in more than one row, {some(each[counts > 1])}: keep one of "
+            "each."
+        )
 
 
 def read_covariate(columns: Columns, column: ColumnSpec, spec: CovariateSpec) -> np.ndarray:

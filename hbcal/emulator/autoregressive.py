@@ -11,7 +11,7 @@ from flax import nnx
 
 from hbcal._pytree import pytree, static
 from hbcal._typing import AnyArray, Array, Float
-from hbcal.emulator.base import Emulator, Known, median_of, stretched
+from hbcal.emulator.base import Emulator, Known, median_of, stretched, why_not
 from hbcal.networks.autoregressive import Autoregressive
 
 FAR = 8.0  # a component farther out, in sd of the training stars, is taken for this far: networks know no more
@@ -162,7 +162,7 @@ class AutoregressiveEmulator(Emulator):
         """Components, what they contribute to each network, and the misfit of what components leave."""
         z, level, rest, usable = self.components.of(flux, flux_err)
         near = self.components.near(z, level)
-        return Seen(near, _lift(self.graph, self.states, near), z, rest), np.where(usable, "", "missing pixels")
+        return Seen(near, _lift(self.graph, self.states, near), z, rest), why_not(flux, usable)
 
     def log_likelihood(self, x: Float[Array, " n_label"], star: Seen) -> Array:
         """T times the mean over the networks of ln p_m(z | x)."""

@@ -15,6 +15,7 @@ from hbcal.numerics.importance import newton_mode
 from hbcal.numerics.label_density import LabelDensity
 
 SOFTENING = 0.3  # of asinh, in units of a star's median flux: spectra of hot and cool stars alike are then near linear
+DARK = "no light"  # why a spectrum without a missing pixel has no answer: the median of its flux is not positive
 
 
 @pytree
@@ -100,6 +101,27 @@ def median_of(flux: np.ndarray) -> np.ndarray:
     some = np.isfinite(flux).any(axis=1, keepdims=True)
     median = np.nanmedian(np.where(some, flux, 0.0), axis=1, keepdims=True)
     return np.where(median > 0, median, np.nan)
+
+
+def why_not(flux: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Why an emulator that takes whole spectra in units of their median cannot use some.
+
+    Args:
+        flux: (n_star, n_pix).
+        usable: (n_star,).
+
+    Returns:
+        (n_star,): empty where it can; ``"missing pixels"``, or `DARK` where none is, but the median is not positive.
+
+    Errors:
+        None.
+
+    Example:
+        >>> why_not(np.array([[1.0, 1.0], [np.nan, 1.0], [-1.0, 0.5]]), np.array([True, False, False])).tolist()
+        ['', 'missing pixels', 'no light']
+    """
+    dark = np.isfinite(flux).all(axis=1) & np.isnan(median_of(flux))[:, 0]
+    return np.where(usable, "", np.where(dark, DARK, "missing pixels"))
 
 
 def stretched(flux: np.ndarray) -> np.ndarray:

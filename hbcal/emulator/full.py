@@ -11,7 +11,7 @@ import numpy as np
 from hbcal._errors import HbcalError
 from hbcal._pytree import pytree
 from hbcal._typing import Array, Float
-from hbcal.emulator.base import Emulator, Known, mode_near, stretched
+from hbcal.emulator.base import Emulator, Known, mode_near, stretched, why_not
 from hbcal.numerics.last_layer import LastLayer, last_layer
 
 RIDGE = 1e-6
@@ -33,7 +33,7 @@ class FullEmulator(Emulator):
         """The numbers of `LastLayer.compress`; every pixel is needed."""
         y = stretched(flux)
         whole = np.isfinite(y).all(axis=1)
-        return self.layer.compress(jnp.asarray(np.where(whole[:, None], y, 0.0))), np.where(whole, "", "missing pixels")
+        return self.layer.compress(jnp.asarray(np.where(whole[:, None], y, 0.0))), why_not(flux, whole)
 
     def log_likelihood(self, x: Float[Array, " n_label"], star: Any) -> Array:
         """ln N(spectrum; W' phi, (1 + phi' U phi) S)."""

@@ -156,6 +156,8 @@ def gather(folder: Path, settings: Settings) -> tuple[dict[str, np.ndarray], dic
     for chain in range(settings.chains):
         parts: dict[str, list[np.ndarray]] = {}
         for path in sorted(folder.glob(f"chain{chain}_*.npz")):
+            if sum(map(len, parts.get("stat:energy", []))) >= settings.draws:
+                break
             with np.load(path) as saved:
                 for name in saved.files:
                     if name.startswith(("site:", "stat:")):
