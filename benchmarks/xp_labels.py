@@ -4,7 +4,8 @@
 
 Printed are, for the emulator of networks and for the quadratic one, scatter and coverage per label (flux alone, no
 photometry), coverage in bins of G, Teff and [Fe/H], the time of training and the spectra per second of both ways of
-labelling; then half of the test stars are calibrated as a survey of their own against APOGEE, and the other half is put
+labelling, and how many floating-point operations they take beside what a matrix product of this machine reaches; then
+half of the test stars are calibrated as a survey of their own against APOGEE, and the other half is put
 on APOGEE's scale by that run. With ``--pollux``, that package labels the same stars, see `pollux_rival.py`. Needs the
 spectra in HBCAL_TEST_DATA.
 """
@@ -20,11 +21,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from pollux_rival import pollux, rival
 
 import hbcal
+from hbcal.emulator.base import Emulator
 from hbcal.emulator.files import ABOUT, load_emulator
 from hbcal.evaluation import summary
 from hbcal.label import label_spectra
@@ -115,6 +119,27 @@ def end_to_end(model: Path, test: Spectra, scratch: Path) -> dict[str, Any]:
     return result
 
 
+def work(emulator: Emulator, spectra: Spectra) -> dict[str, float]:
+    """Operations of one density and of one with its gradient, and how many a second a matrix product reaches.
+
+    `--fast` takes `n_draw` densities of a spectrum, and more for those that one round does not settle.
+    """
+    star = jax.tree.map(lambda leaf: leaf[0], emulator.read(spectra.flux[:1], spectra.flux_err[:1])[0])
+    at, square = jnp.zeros(len(spectra.label_names)), jnp.ones((2000, 2000), jnp.float32)
+    count = lambda f: jax.jit(f).lower(at, star).compile().cost_analysis()["flops"]  # noqa: E731
+    product = jax.jit(jnp.matmul)
+    product(square, square).block_until_ready()
+    begun = time.perf_counter()
+    for _ in range(5):
+        product(square, square).block_until_ready()
+    reached = 5 * 2 * len(square) ** 3 / (time.perf_counter() - begun)
+    one = count(emulator.log_likelihood)
+    return {
+        "density": one, "with gradient": count(jax.value_and_grad(emulator.log_likelihood)),
+        "matrix product, per second": reached, "fast, limit per second": reached / (emulator.n_draw * one),
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--test", type=int, default=4)
@@ -144,6 +169,9 @@ def main() -> None:
             found = label_spectra(emulator, test, fast=True)
             result[f"{method}, fast"] = told(found, test) | {"per second": len(test.star) / (time.time() - begun)}
             print(method, json.dumps(result[f"{method}, fast"], indent=1), flush=True)
+            if method == "network":
+                result["network, operations"] = work(emulator, test)
+                print("operations", json.dumps(result["network, operations"], indent=1), flush=True)
             if method == "network" and options.nuts:
                 some = test.take(slice(options.nuts))
                 label_spectra(emulator, some, seed=1)

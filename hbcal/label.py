@@ -89,8 +89,8 @@ def label_spectra(
         misfit_rank(star) between 0 and 1 (the share of unseen training spectra that fit better), extrapolation(star)
         between 0 and 1 (the share of training stars in denser places), flag(star), true where there is a reason not to
         trust the labels, and reason(star): ``extrapolation``, ``misfit``, ``k_hat`` or ``not converged``,
-        ``nuisances``, which lie beyond where their form is right, ``missing pixels`` or ``no light`` (the median flux is
-        not positive, as of noise: chi2 is infinite), for which there is no answer.
+        ``nuisances``, which lie beyond where their form is right; with no answer: ``missing pixels``, or ``no light``
+        where the median flux is not positive, as of noise (chi2 is infinite).
         k_hat(star); full: r_hat(star, label), ess_bulk(star, label), diverging(star). Draws: draws(star, draw, label).
         Nuisances: nuisance_value(star, nuisance) and nuisance_sd: continuum coefficients, velocity in km/s, broadening
         in (km/s)^2.

@@ -18,6 +18,7 @@ import xarray as xr
 import hbcal
 from hbcal._errors import HbcalError, some
 from hbcal.catalogue.label_tables import KnownLabels, read_known, read_prior
+from hbcal.catalogue.read import sha256
 from hbcal.emulator.base import Emulator
 from hbcal.emulator.files import MODEL, load_emulator
 from hbcal.emulator.nuisances import Nuisances, with_nuisances
@@ -130,7 +131,8 @@ def label_files(
             _write(_labelled(trained, spectra, (seed, at), asked), piece)
         progress(f"labelling: {n_done} spectra")
     attrs = {
-        "emulator": str(emulator), "spectra": ", ".join(str(file) for file in files), "seed": seed, "begun": begun,
+        "emulator": str(emulator), "emulator_sha256": sha256(Path(emulator) / MODEL), "seed": seed, "begun": begun,
+        "spectra": ", ".join(str(file) for file in files),
         "prior": str(prior or "training stars"), "known": f"{known}: {n_known} spectra" if known is not None else "",
         "nuisances": json.dumps(asdict(nuisances)) if nuisances.some else "",
     }  # fmt: skip

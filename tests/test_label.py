@@ -13,6 +13,7 @@ from scipy.stats import binom
 import hbcal.label
 import hbcal.labelling
 from hbcal import HbcalError
+from hbcal.catalogue.read import sha256
 from hbcal.emulator.files import load_emulator, save_emulator
 from hbcal.evaluation import summary
 from hbcal.infer.many import ManySettings
@@ -232,7 +233,9 @@ def test_an_overwriting_that_was_interrupted_goes_on(files):
         label_files(files / "model", [files / "6.npz"], files / "out.nc", **again, progress=stop)
     assert [path.stat().st_mtime_ns for path in pieces] == before
     label_files(files / "model", [files / "6.npz"], files / "out.nc", **again)
-    assert xr.load_dataset(files / "out.nc", engine="h5netcdf").sizes["star"] == 600
+    found = xr.load_dataset(files / "out.nc", engine="h5netcdf")
+    assert found.sizes["star"] == 600
+    assert found.attrs["emulator_sha256"] == sha256(files / "model" / "model.safetensors")
 
 
 def test_rounds_settle_stars_that_a_poor_guess_does_not(tiny_emulator, fresh, monkeypatch):
