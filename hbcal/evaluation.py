@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,8 +26,6 @@ WITHIN = {"within_68": 0.683, "within_95": 0.95}
 STORES = (".npz", ".h5", ".hdf5", ".zarr")
 COLUMNS = {"within": "of covariances", "quantile": "between quantiles", "draws": "of draws"}
 N_BIN = 5
-NUMBER: Kind = "number"
-TEXT: Kind = "text"
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,15 @@ def read_truth(path: Path) -> Truth:
     """Read known labels.
 
     Args:
-        path: spectra with labels in the plain container, or a table with the columns ``star``, ``<label>``, perhaps
-            ``<label>_err``, and others to tell coverage by.
+        path: spectra with labels, ``.npz``, HDF5 or Zarr, of any format that these come in; or a table with the columns
+            ``star``, ``<label>``, perhaps ``<label>_err``, and others to tell coverage by; columns of words are none.
 
     Returns:
         `Truth`, units as in the file.
 
     Errors:
-        HbcalError for a file that cannot be read or has no labels.
+        HbcalError for a file that cannot be read or has no labels, a star in two rows, and a column that holds numbers
+        and words.
 
     Example:
         >>> import tempfile
@@ -78,30 +77,39 @@ def read_truth(path: Path) -> Truth:
     names = column_names(path)
     if "star" not in names:
         raise HbcalError(f"{path.name} has no column 'star': the truth is matched by it.")
-    words = read_columns(path, dict.fromkeys(names, TEXT)).values
-    refuse_repeats(words["star"], path.name)
-    others = [name for name in names if name != "star" and not _is_text(words[name])]
-    found = read_columns(path, dict.fromkeys(others, NUMBER)).values if others else {}
+    wanted: dict[str, Kind] = {name: "number" if name.endswith("_err") else "either" for name in names}
+    found = read_columns(path, wanted | {"star": "text"}).values
+    refuse_repeats(found["star"], path.name)
+    others = [name for name in names if name != "star" and found[name].dtype != object]
     errors = {name.removesuffix("_err"): found[name] for name in others if name.endswith("_err")}
-    for name, error in errors.items():
-        check_errors(np.where(error == 0, np.nan, error), f"{name}_err", path.name)  # labels may be exact
     values = {name: found[name] for name in others if not name.endswith("_err")}
-    nothing = np.full(len(words["star"]), np.nan)
-    return Truth(np.asarray(words["star"]), values, {name: errors.get(name, nothing) for name in values}, values)
+    nothing = np.full(len(found["star"]), np.nan)
+    return Truth(np.asarray(found["star"]), values, {name: errors.get(name, nothing) for name in values}, values)
 
 
-def _is_text(words: np.ndarray) -> bool:
-    """Whether a column holds words, as a survey's name, and not one number."""
-    some = words[words != ""]
-    return bool(len(some)) and not any(_number(word) for word in some.astype(str))
+def check_truth(truth: Truth, names: Iterable[str], file: str) -> None:
+    """Refuse labels whose errors are negative or infinite; of exact labels they are zero.
 
+    Args:
+        truth: of `read_truth`.
+        names: of the labels that are used.
+        file: name of the table.
 
-def _number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError with their number and the first row.
+
+    Example:
+        >>> bad = Truth(np.array(["a"]), {"fe_h": np.zeros(1)}, {"fe_h": np.array([-0.1])}, {})
+        >>> check_truth(bad, ["fe_h"], "t.csv")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: Column 'fe_h_err' of t.csv has 1 negative error(s), first in row 1: ...
+    """
+    for name in names:
+        error = truth.labels_err[name]
+        check_errors(np.where(error == 0, np.nan, error), f"{name}_err", file)
 
 
 def evaluate(labels: str | Path, truth: str | Path, out: str | Path) -> dict[str, Any]:
@@ -148,6 +156,7 @@ def evaluate(labels: str | Path, truth: str | Path, out: str | Path) -> dict[str
             f"{labels.name} and {truth.name} share {int((rows >= 0).sum())} star(s) and the labels [{some(names, 9)}]: "
             "nothing can be compared."
         )
+    check_truth(known, names, truth.name)
     found, rows = found.isel(star=rows >= 0).sel(label=names, label_2=names), rows[rows >= 0]
     true, err = (np.stack([table[name][rows] for name in names], axis=1) for table in (known.labels, known.labels_err))
     trusted = ~found["flag"].to_numpy()

@@ -107,7 +107,7 @@ def label_files(
     """
     out, paths = Path(out), [Path(file) for file in files]
     check_file(out, [".nc"], overwrite=overwrite)
-    trained = load_emulator(Path(emulator))
+    trained, digest = load_emulator(Path(emulator)), sha256(Path(emulator) / MODEL)
     with_nuisances(trained, nuisances)  # refused before anything is written
     labels_of = trained.known.label_names
     asked = Asked(
@@ -131,7 +131,7 @@ def label_files(
             _write(_labelled(trained, spectra, (seed, at), asked), piece)
         progress(f"labelling: {n_done} spectra")
     attrs = {
-        "emulator": str(emulator), "emulator_sha256": sha256(Path(emulator) / MODEL), "seed": seed, "begun": begun,
+        "emulator": str(emulator), "emulator_sha256": digest, "seed": seed, "begun": begun,
         "spectra": ", ".join(str(file) for file in files),
         "prior": str(prior or "training stars"), "known": f"{known}: {n_known} spectra" if known is not None else "",
         "nuisances": json.dumps(asdict(nuisances)) if nuisances.some else "",
@@ -191,7 +191,7 @@ def _begin(pieces: Path, mark: dict[str, Any], *, resume: bool, overwrite: bool)
         if differ:
             raise HbcalError(
                 f"The labelling begun in {pieces} had another {' and '.join(differ)}: repeat it as it was, or start "
-                "anew with --overwrite."
+                "anew with --overwrite and without --resume."
             )
         return str(was["begun"])
     shutil.rmtree(pieces, ignore_errors=True)

@@ -19,7 +19,7 @@ from hbcal import __version__
 from hbcal._errors import HbcalError, closest, some
 from hbcal.catalogue.values import rows_of
 from hbcal.emulator.autoregressive import AutoregressiveEmulator
-from hbcal.emulator.base import Emulator, Known, stretched
+from hbcal.emulator.base import Emulator, Known, stretched, why_not
 from hbcal.emulator.choose import LEAST, SEEN_AT, as_seen, method_for, noise_of, noiseless
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
 from hbcal.emulator.full import train_full
@@ -28,7 +28,7 @@ from hbcal.emulator.pixels import PixelEmulator
 from hbcal.emulator.processes import MOST_STARS
 from hbcal.emulator.train_guide import tune_guide
 from hbcal.emulator.train_network import NetworkSettings, train_networks
-from hbcal.evaluation import read_truth
+from hbcal.evaluation import check_truth, read_truth
 from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.label import label_spectra
 from hbcal.numerics.label_density import label_density
@@ -132,6 +132,7 @@ def train_emulator(
         )
     mark = {
         "hbcal": __version__, "method": method, "noise": noise, "seed": seed, "settings": asdict(settings),
+        "label_names": list(spectra.label_names),
         "data": identity({
             k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "flux_err", "labels", "labels_err")
         }),
@@ -214,6 +215,7 @@ def _with_labels(spectra: Spectra, path: Path) -> Spectra:
     truth = read_truth(path)
     rows = rows_of(spectra.star.tolist(), truth.star.tolist())
     told = [name for name, err in truth.labels_err.items() if np.isfinite(err).any()]
+    check_truth(truth, told, path.name)
     if not (rows >= 0).any() or not told:
         raise HbcalError(
             f"{path.name} has labels with errors [{some(told, 9)}] of {int((rows >= 0).sum())} of {len(rows)} stars: "
@@ -228,19 +230,19 @@ def _with_labels(spectra: Spectra, path: Path) -> Spectra:
 def _usable(spectra: Spectra, method: str, noise: str) -> tuple[Spectra, dict[str, int]]:
     """Stars that can train, the others counted by reason."""
     if noise == "independent":
-        whole = np.isfinite(spectra.flux).sum(axis=1) > len(spectra.label_names)
+        enough = np.isfinite(spectra.flux).sum(axis=1) > len(spectra.label_names)
+        why = np.where(enough, "", "missing pixels")
     else:
-        whole = np.isfinite(stretched(spectra.flux)).all(axis=1)
-    told = np.isfinite(spectra.labels).any(axis=1)
-    keep = whole & told
+        why = why_not(spectra.flux)
+    why = np.where((why == "") & ~np.isfinite(spectra.labels).any(axis=1), "no label", why)
+    keep = why == ""
+    left_out = {str(reason): int(n) for reason, n in zip(*np.unique(why[~keep], return_counts=True), strict=True)}
     if not keep.any():
+        each = ", ".join(f"{n}: {reason}" for reason, n in left_out.items())
         raise HbcalError(
-            f"None of {len(keep)} spectra can train: {int((~whole).sum())} lack pixels (one without a positive error "
-            f"is missing), {int((whole & ~told).sum())} have no label."
+            f"None of {len(keep)} spectra can train ({each}): training needs pixels with positive errors, a positive "
+            "median flux and labels."
         )
-    left_out = {
-        name: int(n) for name, n in (("missing pixels", (~whole).sum()), ("no label", (whole & ~told).sum())) if n
-    }
     if method == "network" and keep.sum() < LEAST:
         raise HbcalError(
             f"{int(keep.sum())} of {len(keep)} spectra can train networks, which need {LEAST}: give more, or use "

@@ -3,12 +3,13 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from scipy.stats import binom
 
 from hbcal._errors import HbcalError
-from hbcal.evaluation import evaluate, read_truth, summary
+from hbcal.evaluation import check_truth, evaluate, read_truth, summary
 
 N, N_DRAW = 2000, 400
 
@@ -126,14 +127,35 @@ def test_words_beside_the_labels_are_no_labels(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
-        (["a,5000,-50,x,12", "b,4900,50,x,12"], "1 negative error"),
         (["a,5000,50,x,12", "a,4900,50,x,12"], "1 star.s. in more than one row, 'a'"),
-        (["a,5000,50,x,12", "b,hot,50,x,12"], "teff"),
+        (["a,5000,50,x,12", "b,hot,50,x,12"], "'teff' .*has text where a number is needed in 1 row"),
+        (["a,5000,50 K,x,12", "b,4900,50 K,x,12"], "'teff_err' .*has text where a number is needed in 2 row"),
     ],
 )
 def test_tables_of_truth_with_mistakes_are_refused(tmp_path, lines, why):
     with pytest.raises(HbcalError, match=why):
         read_truth(table(tmp_path, *lines))
+
+
+def test_columns_that_are_no_labels_may_hold_anything(tmp_path):
+    """Infinite S/N, fill values, truth values: as numbers they are what they are, as words they would be refused."""
+    path = tmp_path / "truth.parquet"
+    pd.DataFrame({
+        "star": [7, 8], "teff": [5e3, 4e3], "teff_err": [50.0, 0.0], "snr": [np.inf, 1e20], "giant": [True, False],
+        "parallax_err": [-999.0, 1.0], "survey": ["x", None],
+    }).to_parquet(path)  # fmt: skip
+    told = read_truth(path)
+    assert told.star.tolist() == ["7", "8"]
+    assert sorted(told.labels) == ["giant", "snr", "teff"]
+    np.testing.assert_array_equal(told.labels["giant"], [1.0, 0.0])
+    check_truth(told, ["teff"], "truth.parquet")
+
+
+def test_negative_errors_of_labels_that_are_compared_are_refused(tmp_path):
+    told = read_truth(table(tmp_path, "a,5000,-50,x,12", "b,4900,50,x,12", ",1,1,,", ",2,1,,"))
+    with pytest.raises(HbcalError, match=r"'teff_err' of truth\.csv has 1 negative error"):
+        check_truth(told, ["teff"], "truth.csv")
+    check_truth(told, ["g"], "truth.csv")
 
 
 def test_truth_may_be_spectra_of_any_format_that_has_labels(tmp_path):

@@ -76,6 +76,12 @@ def test_networks_end_to_end(tiny_spectra, tmp_path):
     assert np.median(apart[ok]) < 0.3
     again = label_spectra(load_emulator(tmp_path / "net"), fresh, fast=True)
     np.testing.assert_array_equal(again["value"], found["value"])
+    odd = fresh.flux[:32].copy()
+    odd[0], odd[1] = np.linspace(-1.0, 0.9, odd.shape[1]), np.nan
+    for fast in (True, False):
+        planted = label_spectra(emulator, replace(fresh.take(slice(32)), flux=odd), fast=fast)
+        assert planted["reason"].to_numpy()[:2].tolist() == ["no light", "missing pixels"]
+        assert planted["misfit_rank"].to_numpy()[0] == 1.0
     assert (tmp_path / "net" / "curves.csv").read_text().startswith("network,epoch,loss,score")
     assert not (tmp_path / "net" / "training").exists()
 
@@ -128,7 +134,7 @@ REFUSED = {
     ),
     "too few for networks": (lambda s: s.take(slice(200)), {}, "200 of 200 spectra can train networks"),
     "no such method": (lambda s: s, {"method": "quadratik"}, "did you mean 'quadratic'"),
-    "nothing but gaps": (lambda s: replace(s, flux=np.full((400, 6), np.nan)), {}, "need|needs"),
+    "nothing but gaps": (lambda s: replace(s, flux=np.full((400, 6), np.nan)), {}, "None of 400 .*400: missing pixels"),
 }  # fmt: skip
 
 

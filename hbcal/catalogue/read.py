@@ -19,7 +19,7 @@ import pandas as pd
 
 from hbcal._errors import HbcalError, closest, some
 
-Kind = Literal["number", "text"]
+Kind = Literal["number", "text", "either"]
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "--", "<na>"})
 
 
@@ -61,7 +61,8 @@ def read_columns(path: Path, wanted: Mapping[str, Kind], missing: tuple[float, .
     Args:
         path: a ``.csv``, ``.csv.gz``, ``.ecsv``, ``.parquet`` or ``.fits`` file, or an ``.nc`` of the label schema.
         wanted: column name -> ``"number"`` (float64, NaN where missing) or ``"text"`` (str, "" where missing; integer
-            identifiers become their digits and never pass through a float).
+            identifiers become their digits and never pass through a float); ``"either"``: text where it holds words
+            alone, and no number.
         missing: numbers that mean "no value" in this file, such as -9999.
 
     Returns:
@@ -93,7 +94,7 @@ def read_columns(path: Path, wanted: Mapping[str, Kind], missing: tuple[float, .
         values, units = load(list(wanted))
     out = {}
     for name, kind in wanted.items():
-        if kind == "text":
+        if kind == "text" or (kind == "either" and _only_words(values[name])):
             text = _as_text(values[name], name, path)
             out[name] = np.where(np.isin(text.astype(str), [f"{m:.17g}" for m in missing]), "", text)
         else:
@@ -311,6 +312,13 @@ def _as_text(series: pd.Series, name: str, path: Path) -> np.ndarray:
         series = pd.Series([int(v) if w else v for v, w in zip(value, whole, strict=True)], dtype=object)
     text = series.astype(object).where(series.notna(), "").astype(str).str.strip().to_numpy(dtype=object)
     return np.array(["" if t.lower() in MISSING else t for t in text], dtype=object)
+
+
+def _only_words(series: pd.Series) -> bool:
+    if series.dtype.kind in "fbiu":
+        return False
+    words = series.astype(object).where(series.notna(), "").astype(str).str.strip().str.lower()
+    return bool((~words.isin(MISSING)).any() and pd.to_numeric(series, errors="coerce").isna().all())
 
 
 def _as_number(series: pd.Series, name: str, path: Path) -> np.ndarray:

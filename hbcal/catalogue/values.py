@@ -179,7 +179,7 @@ def refuse_repeats(star: np.ndarray, file: str) -> None:
     """Refuse a table that has a star in more than one row.
 
     Args:
-        star: ids, (n_row,).
+        star: ids, (n_row,); rows without one are no star's.
         file: name of the table.
 
     Returns:
@@ -193,7 +193,7 @@ def refuse_repeats(star: np.ndarray, file: str) -> None:
         Traceback (most recent call last):
         hbcal._errors.HbcalError: t.csv has 1 star(s) in more than one row, 'a': keep one of each.
     """
-    each, counts = np.unique(star.astype(str), return_counts=True)
+    each, counts = np.unique(star[star != ""].astype(str), return_counts=True)
     if (counts > 1).any():
         raise HbcalError(
             f"{file} has {int((counts > 1).sum())} star(s) in more than one row, {some(each[counts > 1])}: keep one of "

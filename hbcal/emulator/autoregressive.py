@@ -36,21 +36,20 @@ class Components:
     rest: AnyArray
     level: AnyArray
 
-    def of(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Scaled components (n_star, n_dim), noise level (n_star, 1), misfit of the rest, and whether it is usable."""
+    def of(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scaled components (n_star, n_dim), noise level (n_star, 1), misfit of the rest (n_star,)."""
         y = stretched(flux) - np.asarray(self.mean)
         seen = np.isfinite(y)
-        usable = seen.mean(axis=1) >= 1.0 - MOST_MISSING
         y = np.where(seen, y, 0.0)
         z = y @ np.asarray(self.basis)
         weight = np.asarray(self.basis) / np.asarray(self.rest)[:, None] ** 2
-        for i in np.flatnonzero(usable & ~seen.all(axis=1)):
+        for i in np.flatnonzero((seen.mean(axis=1) >= 1.0 - MOST_MISSING) & ~seen.all(axis=1)):
             there = seen[i]
             precision = weight[there].T @ np.asarray(self.basis)[there] + np.diag(np.asarray(self.scale) ** -2.0)
             z[i] = np.linalg.solve(precision, weight[there].T @ y[i, there])
         left = np.where(seen, (y - z @ np.asarray(self.basis).T) / np.asarray(self.rest), 0.0)
         rest = (left**2).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
-        return z / np.asarray(self.scale), self.noise_level(flux, flux_err), rest, usable
+        return z / np.asarray(self.scale), self.noise_level(flux, flux_err), rest
 
     def near(self, z: np.ndarray, level: np.ndarray) -> Array:
         """What networks see: noise level and components, the far ones brought near, (n_star, 1 + n_dim)."""
@@ -160,9 +159,9 @@ class AutoregressiveEmulator(Emulator):
 
     def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[Seen, np.ndarray]:
         """Components, what they contribute to each network, and the misfit of what components leave."""
-        z, level, rest, usable = self.components.of(flux, flux_err)
+        z, level, rest = self.components.of(flux, flux_err)
         near = self.components.near(z, level)
-        return Seen(near, _lift(self.graph, self.states, near), z, rest), why_not(flux, usable)
+        return Seen(near, _lift(self.graph, self.states, near), z, rest), why_not(flux, MOST_MISSING)
 
     def log_likelihood(self, x: Float[Array, " n_label"], star: Seen) -> Array:
         """T times the mean over the networks of ln p_m(z | x)."""

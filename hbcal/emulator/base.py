@@ -103,25 +103,26 @@ def median_of(flux: np.ndarray) -> np.ndarray:
     return np.where(median > 0, median, np.nan)
 
 
-def why_not(flux: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """Why an emulator that takes whole spectra in units of their median cannot use some.
+def why_not(flux: np.ndarray, missing: float = 0.0) -> np.ndarray:
+    """Why an emulator that takes spectra in units of their median cannot use some.
 
     Args:
-        flux: (n_star, n_pix).
-        usable: (n_star,).
+        flux: (n_star, n_pix), NaN where missing.
+        missing: which share of the pixels may be.
 
     Returns:
-        (n_star,): empty where it can; ``"missing pixels"``, or `DARK` where none is, but the median is not positive.
+        (n_star,): empty where it can; ``"missing pixels"``; or `DARK` where they are there, but their median is not
+        positive.
 
     Errors:
         None.
 
     Example:
-        >>> why_not(np.array([[1.0, 1.0], [np.nan, 1.0], [-1.0, 0.5]]), np.array([True, False, False])).tolist()
+        >>> why_not(np.array([[1.0, 1.0], [np.nan, 1.0], [-1.0, 0.5]])).tolist()
         ['', 'missing pixels', 'no light']
     """
-    dark = np.isfinite(flux).all(axis=1) & np.isnan(median_of(flux))[:, 0]
-    return np.where(usable, "", np.where(dark, DARK, "missing pixels"))
+    there = np.isfinite(flux).mean(axis=1) >= 1.0 - missing
+    return np.where(~there, "missing pixels", np.where(np.isnan(median_of(flux))[:, 0], DARK, ""))
 
 
 def stretched(flux: np.ndarray) -> np.ndarray:

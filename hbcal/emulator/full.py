@@ -33,7 +33,7 @@ class FullEmulator(Emulator):
         """The numbers of `LastLayer.compress`; every pixel is needed."""
         y = stretched(flux)
         whole = np.isfinite(y).all(axis=1)
-        return self.layer.compress(jnp.asarray(np.where(whole[:, None], y, 0.0))), why_not(flux, whole)
+        return self.layer.compress(jnp.asarray(np.where(whole[:, None], y, 0.0))), why_not(flux)
 
     def log_likelihood(self, x: Float[Array, " n_label"], star: Any) -> Array:
         """ln N(spectrum; W' phi, (1 + phi' U phi) S)."""

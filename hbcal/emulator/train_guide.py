@@ -59,7 +59,7 @@ def tune_guide(
 
     Source: inference compilation, Le et al. 2017, AISTATS; reweighted wake-sleep, Bornschein and Bengio 2015, ICLR.
     """
-    z, level, _, _ = emulator.components.of(flux, flux_err)
+    z, level, _ = emulator.components.of(flux, flux_err)
     near = emulator.components.near(z, level)
     table = {"seen": near, "x": jnp.asarray(draws, jnp.float32), "share": jnp.asarray(share, jnp.float32)}
     n_held = max(round(HELD * len(near)), 1)

@@ -127,7 +127,7 @@ def train_networks(
         (['guide', 'net0'], (2, 2))
     """
     found = components(flux[rows], flux_err[rows], min(settings.n_dim, flux.shape[1] - 1))
-    z, level, _, _ = found.of(flux, flux_err)
+    z, level, _ = found.of(flux, flux_err)
     single = lambda v: jnp.asarray(v, jnp.float32)  # noqa: E731
     table = {
         "x": single(mean), "root": single(root), "z": single(np.clip(z, -FAR, FAR)),

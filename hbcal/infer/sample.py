@@ -65,6 +65,7 @@ def _run_here(task: Task, settings: Settings, folder: Path, n_threads: int, prog
 
     sampler = Sampler(task, settings)
     stop, begun, done = threading.Event(), time.monotonic(), [0] * settings.chains
+    whole = settings.chains * (settings.warmup + settings.draws)
 
     def run(chain: int) -> None:
         for n_step in sampler.run(chain, folder):
@@ -72,7 +73,7 @@ def _run_here(task: Task, settings: Settings, folder: Path, n_threads: int, prog
             if stop.is_set():
                 return
             if progress:
-                progress(_progress(sum(done), settings, begun))
+                progress(_progress(min(sum(done), whole), settings, begun))
 
     with ThreadPoolExecutor(max(n_threads, 1)) as threads:
         try:
