@@ -116,7 +116,7 @@ def test_one_star_whose_weight_is_on_one_draw_does_not_decide_for_all(tiny_emula
 
 
 def test_joint_regions_hold_what_they_claim_where_correlations_are_not_borne_out(tiny_emulator, tiny_spectra):
-    """Their width is chosen for the correlations that are kept: for those that are given up, 68.3% would hold 77%."""
+    """Their width is chosen for the correlations that are kept, not for those that are given up."""
     spectra = tiny_spectra(600, 6)
     exact = dataclasses.replace(spectra, labels_err=np.zeros_like(spectra.labels))
     found = label_spectra(tiny_emulator, exact, fast=True, keep_draws=True)

@@ -310,23 +310,26 @@ def _as_text(series: pd.Series, name: str, path: Path) -> np.ndarray:
             )
         whole = np.isfinite(value) & (value == np.floor(value))
         series = pd.Series([int(v) if w else v for v, w in zip(value, whole, strict=True)], dtype=object)
-    text = series.astype(object).where(series.notna(), "").astype(str).str.strip().to_numpy(dtype=object)
+    text = _stripped(series).to_numpy(dtype=object)
     return np.array(["" if t.lower() in MISSING else t for t in text], dtype=object)
+
+
+def _stripped(series: pd.Series) -> pd.Series:
+    return series.astype(object).where(series.notna(), "").astype(str).str.strip()
 
 
 def _only_words(series: pd.Series) -> bool:
     if series.dtype.kind in "fbiu":
         return False
-    words = series.astype(object).where(series.notna(), "").astype(str).str.strip().str.lower()
-    return bool((~words.isin(MISSING)).any() and pd.to_numeric(series, errors="coerce").isna().all())
+    some = ~_stripped(series).str.lower().isin(MISSING)
+    return bool(some.any() and pd.to_numeric(series, errors="coerce").isna().all())
 
 
 def _as_number(series: pd.Series, name: str, path: Path) -> np.ndarray:
     if series.dtype.kind == "f":
         return series.to_numpy(np.float64)
     numbers = pd.to_numeric(series, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    text = series.astype(object).where(series.notna(), "").astype(str).str.strip().str.lower()
-    bad = np.flatnonzero(np.isnan(numbers) & ~text.isin(MISSING).to_numpy())
+    bad = np.flatnonzero(np.isnan(numbers) & ~_stripped(series).str.lower().isin(MISSING).to_numpy())
     if bad.size:
         raise HbcalError(
             f"Column {name!r} of {path.name} has text where a number is needed in {bad.size} row(s), first "

@@ -15,7 +15,7 @@ from hbcal.numerics.importance import newton_mode
 from hbcal.numerics.label_density import LabelDensity
 
 SOFTENING = 0.3  # of asinh, in units of a star's median flux: spectra of hot and cool stars alike are then near linear
-DARK = "no light"  # why a spectrum without a missing pixel has no answer: the median of its flux is not positive
+DARK = "no light"  # why a spectrum whose pixels are there has no answer: their median is not positive
 
 
 @pytree
