@@ -342,6 +342,11 @@ def _tiny_spectra():
     return tiny_spectra
 
 
+@pytest.fixture(scope="session", name="tiny_pixels")
+def _tiny_pixels():
+    return tiny_pixels()
+
+
 @pytest.fixture(scope="session", name="tiny_emulator")
 def _tiny_emulator():
     return tiny_emulator()

@@ -5,7 +5,8 @@
 giants: from the coefficients of a quadratic model of APOGEE giants, intrinsic scatter included. moog, and rvs and galah
 (Turbospectrum): synthetic spectra, broadened, of models that no training star had. Limits: RMSE <= 1.05 x bound in the
 interior of the training set; 68.3 / 95% regions, marginal and joint, hold 66-70.5 / 94-96%. Regions are told of
-Gaussians of the covariances, and of quantiles and draws, which know of tails.
+Gaussians of the covariances, and of quantiles and draws, which know of tails; exit status 1 where those of the
+interior, or its RMSE, miss the limits by more than two standard errors.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ GRIDS = {  # file, wavelengths, fluxes or depths, resolving power
 LABEL_ERR = np.array([15.0, 0.03, 0.01, 0.01])  # of APOGEE's giants: K, dex
 JITTER = 0.15  # of the labels' scatter: new stars near the survey's
 ROUNDING = 5e-5  # of the fluxes of the synthetic spectra
+MOST, SHARES = 1.05, {68: (0.66, 0.705), 95: (0.94, 0.96)}  # times the bound; of stars that regions hold
 INTERIOR = 1.6  # scatters from the mean, in every label
 
 
@@ -78,8 +80,12 @@ def observed(world: Giants, labels: np.ndarray, sn: float, rng: np.random.Genera
     return Spectra(world.wave, flux, np.full_like(flux, 1.0 / sn), ids, reported, err, world.names)
 
 
-def told(found: xr.Dataset, truth: np.ndarray, bound: np.ndarray, inside: np.ndarray, names: tuple) -> None:
-    """One line per label, and one for the joint regions: of covariances, and of quantiles and draws."""
+def told(found: xr.Dataset, truth: np.ndarray, bound: np.ndarray, inside: np.ndarray, names: tuple) -> list[str]:
+    """One line per label, and one for the joint regions: of covariances, and of quantiles and draws.
+
+    Returned is what in the interior is not as good as it has to be, by more than two standard errors.
+    """
+    amiss = []
     for where, rows in (("interior", inside), ("all", np.ones(len(truth), bool))):
         here = found.isel(star=np.flatnonzero(rows))
         held = summary(here, truth[rows], np.zeros_like(truth[rows]))
@@ -95,13 +101,26 @@ def told(found: xr.Dataset, truth: np.ndarray, bound: np.ndarray, inside: np.nda
                 f"claimed/bound {np.sqrt((sd[:, l] ** 2).mean()) / least:.3f}  covariance {share(one, 'within')}  "
                 f"quantiles {share(one, 'quantile')}"
             )
+            if where == "interior":
+                least *= MOST * (1.0 + 1.4 / n**0.5)
+                amiss += [f"{name}: rmse {one['rms']:.4g}"] if one["rms"] > least else []
+                amiss += [f"{name}: {text}" for text in outside(one, "quantile", n)]
         joint = held["joint"]
+        amiss += [f"joint: {text}" for text in outside(joint, "draws", n)] if where == "interior" else []
         print(f"    joint    covariance {share(joint, 'within')}  draws {share(joint, 'draws')}", flush=True)
+    return amiss
 
 
-def giants(args: argparse.Namespace) -> None:
-    """Train and label at each signal to noise."""
-    world, rng = Giants(), np.random.default_rng(0)
+def outside(one: dict[str, float], kind: str, n: int) -> list[str]:
+    """Shares of stars held that are outside what they have to be, by more than two standard errors."""
+    shares = {f"{kind}_{p}": (one[f"{kind}_{p}"], *between) for p, between in SHARES.items()}
+    error = lambda share: 2.0 * np.sqrt(share * (1.0 - share) / n)  # noqa: E731
+    return [f"{k} {v:.3f}" for k, (v, low, high) in shares.items() if v < low - error(low) or v > high + error(high)]
+
+
+def giants(args: argparse.Namespace) -> list[str]:
+    """Train and label at each signal to noise; what is amiss."""
+    world, rng, amiss = Giants(), np.random.default_rng(0), []
     for sn in args.sn:
         train, test = world.draw(args.train, rng), world.draw(args.test, rng)
         label_err = LABEL_ERR * args.label_err
@@ -121,11 +140,14 @@ def giants(args: argparse.Namespace) -> None:
             print(f"  {'fast' if fast else 'NUTS'}: {len(test) / (time.time() - begin):.1f} spectra/s, flagged "
                   f"{100 * found['flag'].to_numpy().mean():.1f}%, "
                   f"chi2 {found['chi2'].to_numpy().mean():.4f}")  # fmt: skip
-            told(found, test, world.bound(test, sn), inside, world.names)
+            said = told(found, test, world.bound(test, sn), inside, world.names)
+            amiss += [f"S/N {sn:g}: {each}" for each in said]
+    return amiss
 
 
-def synthetic(args: argparse.Namespace) -> None:
+def synthetic(args: argparse.Namespace) -> list[str]:
     """A grid of synthetic spectra, broadened: eleven labels, one star in six held out, in turn if so asked."""
+    amiss = []
     file, wave_key, flux_key, resolution = GRIDS[args.world]
     with np.load(DATA / file) as z:
         wave, labels = z[wave_key], z["labels"]
@@ -167,7 +189,9 @@ def synthetic(args: argparse.Namespace) -> None:
         w = np.asarray(truth.layer.weights)
         info = np.swapaxes(slope[test], 1, 2) @ ((w.T * sn**2) @ w) @ slope[test]
         bound = np.sqrt(np.einsum("ill->il", np.linalg.inv(info))) * labels.std(axis=0)
-        told(xr.concat(parts, "star", join="override"), labels[test], bound, inside[test], names)
+        said = told(xr.concat(parts, "star", join="override"), labels[test], bound, inside[test], names)
+        amiss += [f"S/N {sn:g}: {each}" for each in said]
+    return amiss
 
 
 def exact(flux: np.ndarray, x: np.ndarray) -> PixelEmulator:
@@ -193,7 +217,8 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=1, help="grids: how many sixths are held out in turn, at most 6")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
-    (synthetic if args.world in GRIDS else giants)(args)
+    if amiss := (synthetic if args.world in GRIDS else giants)(args):
+        raise SystemExit(f"not as it has to be: {'; '.join(amiss)}")
 
 
 if __name__ == "__main__":

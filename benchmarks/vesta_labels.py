@@ -91,7 +91,7 @@ def residual(emulator, star, found):
     x = (found["value"].to_numpy()[0] - emulator.known.centre) / emulator.known.unit
     n = emulator.layer.weights.shape[1]
     model = mover.columns(c, x)[:, :n] @ np.asarray(emulator.features.of(jnp.asarray(x)))
-    level = 1.0 + mover.terms @ c[: mover.terms.shape[1]]
+    level = 1.0 + mover.tilts @ c[: mover.tilts.shape[1]]
     return mover.flux[0] - model, np.clip(1.0 - model / level, 0.0, 1.0)
 
 

@@ -169,7 +169,7 @@ def report(
     from hbcal.network_figure import write_report
 
     if out is not None:
-        check_out(out, resume=False)
+        check_out(out)
     found = _open(run).identifiability(say, drop)
     print(found.text())
     if out is not None:
@@ -190,6 +190,9 @@ def emulator(
     ] = None,
     method: Annotated[str, typer.Option(help="auto, network, quadratic, or process (small grids).")] = "auto",
     noise: Annotated[str, typer.Option(help="Errors of pixels: independent, correlated, or auto.")] = "auto",
+    meta: Annotated[
+        list[str] | None, typer.Option(help="Data beside the spectra: a name among their meta, or a-b. Repeatable.")
+    ] = None,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
     accept_failed: Annotated[
@@ -203,8 +206,9 @@ def emulator(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the verdict is printed, and the exit status says it again
         train_emulator(
-            spectra_files, out, labels=labels, method=method, noise=noise, seed=seed, resume=resume, progress=say
-        )
+            spectra_files, out, labels=labels, method=method, noise=noise, meta=meta or (), seed=seed, resume=resume,
+            progress=say,
+        )  # fmt: skip
     about = about_emulator(out)
     amiss, before = about["failures"], about["failures_before"]
     if before and not amiss:
@@ -228,6 +232,9 @@ def label(
     continuum_sd: Annotated[float, typer.Option(help="Prior sd of its Legendre coefficients.")] = 0.1,
     velocity: Annotated[float, typer.Option(help="Prior sd of a velocity, km/s; 0 is none.")] = 0.0,
     broadening: Annotated[float, typer.Option(help="Scale of how much broader lines may be, km/s; 0 is none.")] = 0.0,
+    basis: Annotated[
+        Path | None, typer.Option(help="Shapes that may multiply spectra, as of extinction: .npz of wave, basis, sd.")
+    ] = None,
     prior: Annotated[
         Path | None, typer.Option(help="Table of labels of a sample of the population the spectra come from.")
     ] = None,
@@ -242,9 +249,10 @@ def label(
     from hbcal.emulator.nuisances import Nuisances
     from hbcal.labelling import label_files
 
+    shapes = None if basis is None else str(basis)
     found = label_files(
         emulator, spectra_files, out, fast=fast, seed=seed, keep_draws=draws, prior=prior, known=known, resume=resume,
-        nuisances=Nuisances(continuum, continuum_sd, velocity, broadening), overwrite=overwrite, progress=say,
+        nuisances=Nuisances(continuum, continuum_sd, velocity, broadening, shapes), overwrite=overwrite, progress=say,
     )  # fmt: skip
     print(f"wrote {out}: {found.n_star} spectra, {found.n_flagged} flagged")
     for phrase in found.reasons:

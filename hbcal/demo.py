@@ -34,9 +34,9 @@ def run_demo(out: Path, *, seed: int = 1, progress: Callable[[str], None] | None
         ...     (Path(folder) / "mine").touch()
         ...     run_demo(Path(folder))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        hbcal._errors.HbcalError: The output folder ... is in use: choose another --out, or go on with --resume.
+        hbcal._errors.HbcalError: The output folder ... is in use: choose another --out.
     """
-    check_out(out, resume=False)
+    check_out(out)
     simulated = simulate("demo", out / "data", seed=seed)
     run = calibrate("demo", out / "data", out / "run", seed=seed, progress=progress)
     rows, lines = [], [f"{'quantity':<12} {'survey':<11} {'label':<6} {'truth':>9} {'mean':>9} {'sd':>8} {'z':>6}"]

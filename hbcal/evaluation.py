@@ -20,7 +20,7 @@ from hbcal.figures import INK, SOFT, blank
 from hbcal.folder import check_out, write_text
 from hbcal.labelling import iter_reasons
 from hbcal.numerics.intervals import distance, interval_level, joint_level
-from hbcal.spectra.formats import read_any
+from hbcal.spectra.formats import detect, read_any
 
 WITHIN = {"within_68": 0.683, "within_95": 0.95}
 STORES = (".npz", ".h5", ".hdf5", ".zarr")
@@ -48,8 +48,9 @@ def read_truth(path: Path) -> Truth:
     """Read known labels.
 
     Args:
-        path: spectra with labels, ``.npz``, HDF5 or Zarr, of any format that these come in; or a table with the columns
-            ``star``, ``<label>``, perhaps ``<label>_err``, and others to tell coverage by; columns of words are none.
+        path: spectra with labels, of any format that has them; or a table with the columns ``star``, ``<label>``,
+            perhaps ``<label>_err``, and others to tell coverage by; columns of words, or of several values a row, are
+            none.
 
     Returns:
         `Truth`, units as in the file.
@@ -67,16 +68,16 @@ def read_truth(path: Path) -> Truth:
         >>> truth.star.tolist(), sorted(truth.labels)
         (['a'], ['fe_h'])
     """
-    if path.suffix in STORES:
+    names = [] if path.suffix in STORES else column_names(path)
+    if "star" not in names:
+        if path.suffix not in STORES and not _of_spectra(path):
+            raise HbcalError(f"{path.name} has no column 'star': the truth is matched by it.")
         spectra = read_any([path])
         if not spectra.label_names:
             raise HbcalError(f"{path.name} has no labels: the truth needs them, with their names.")
         columns = lambda table: {n: table[:, l] for l, n in enumerate(spectra.label_names)}  # noqa: E731
         meta = {name: spectra.about(name) for name in spectra.meta_names}
         return Truth(spectra.star, columns(spectra.labels), columns(spectra.labels_err), meta)
-    names = column_names(path)
-    if "star" not in names:
-        raise HbcalError(f"{path.name} has no column 'star': the truth is matched by it.")
     wanted: dict[str, Kind] = {name: "number" if name.endswith("_err") else "either" for name in names}
     found = read_columns(path, wanted | {"star": "text"}).values
     refuse_repeats(found["star"], path.name)
@@ -85,6 +86,14 @@ def read_truth(path: Path) -> Truth:
     values = {name: found[name] for name in others if not name.endswith("_err")}
     nothing = np.full(len(found["star"]), np.nan)
     return Truth(np.asarray(found["star"]), values, {name: errors.get(name, nothing) for name in values}, values)
+
+
+def _of_spectra(path: Path) -> bool:
+    """Whether a table without stars' ids is a survey's file of spectra, such as aspcapStar."""
+    try:
+        return bool(detect(path))
+    except HbcalError:
+        return False
 
 
 def check_truth(truth: Truth, names: Iterable[str], file: str) -> None:
@@ -141,7 +150,7 @@ def evaluate(labels: str | Path, truth: str | Path, out: str | Path) -> dict[str
         400.0
     """
     labels, truth, out = Path(labels), Path(truth), Path(out)
-    check_out(out, resume=False)
+    check_out(out)
     if not labels.is_file():
         raise HbcalError(f"{labels}: there is no such file of labels: write one with hbcal label.")
     try:
@@ -331,8 +340,7 @@ def _levels(labels: xr.Dataset, truth: np.ndarray, truth_err: np.ndarray) -> dic
     if "draws" not in labels:
         return found
     draws = labels["draws"].transpose("star", "draw", "label").to_numpy()
-    share = labels["weight"].to_numpy() if "weight" in labels else np.ones(draws.shape[:2])
-    share = share / share.sum(axis=1, keepdims=True)
+    share = np.full(draws.shape[:2], 1.0 / draws.shape[1])
     err = np.where(np.isfinite(truth_err), truth_err, 0.0)[:, None]
     apart = truth[:, None] - draws
     level = np.full(square.shape, np.nan)

@@ -20,28 +20,29 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-def check_out(out: Path, *, resume: bool) -> None:
+def check_out(out: Path, *, resume: bool | None = None) -> None:
     """Refuse an output folder that cannot be used, before anything is made.
 
     Args:
         out: the folder to be.
-        resume: whether what it holds may be continued.
+        resume: whether what it holds may be continued; None for a command that has no ``--resume``.
 
     Returns:
         Nothing.
 
     Errors:
-        HbcalError when it is a file, cannot be written, or holds something and `resume` is False.
+        HbcalError when it is a file, cannot be written, or holds something and `resume` is not True.
 
     Example:
-        >>> check_out(Path("/proc/hbcal"), resume=False)
+        >>> check_out(Path("/proc/hbcal"))
         Traceback (most recent call last):
         hbcal._errors.HbcalError: The output folder /proc/hbcal cannot be made: /proc is not writable; choose another.
     """
     if out.exists() and not out.is_dir():
         raise HbcalError(f"The output {out} is a file: --out names a folder.")
     if out.is_dir() and any(out.iterdir()) and not resume:
-        raise HbcalError(f"The output folder {out} is in use: choose another --out, or go on with --resume.")
+        go_on = "" if resume is None else ", or go on with --resume"
+        raise HbcalError(f"The output folder {out} is in use: choose another --out{go_on}.")
     parent = out
     while not parent.exists():
         parent = parent.parent

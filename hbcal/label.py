@@ -20,7 +20,7 @@ from hbcal.emulator.base import DARK, Emulator, Known, sharing
 from hbcal.emulator.nuisances import NuisanceEmulator, Nuisances, with_nuisances
 from hbcal.infer.many import ManySettings, sample_many
 from hbcal.infer.task import Task
-from hbcal.numerics.importance import closer, frames, newton_mode, weigh_around
+from hbcal.numerics.importance import closer, frames, newton_mode, resampled, weigh_around
 from hbcal.numerics.intervals import weighted_quantiles
 from hbcal.numerics.label_density import LabelDensity, label_density
 from hbcal.numerics.measured import Measured, tightened
@@ -53,6 +53,7 @@ def label_spectra(
     fast: bool = False,
     seed: int | tuple[int, ...] = 0,
     keep_draws: bool = False,
+    weighted: bool = False,
     nuisances: Nuisances = NONE,
     prior: np.ndarray | None = None,
     known: KnownLabels | None = None,
@@ -70,9 +71,11 @@ def label_spectra(
     Args:
         emulator: trained.
         spectra: on its wavelength grid.
-        fast: weighted draws instead of NUTS; the output is the same.
+        fast: importance sampling instead of NUTS; the output is the same.
         seed: of the draws.
-        keep_draws: whether draws come out too.
+        keep_draws: whether draws come out too. All count the same; those of `fast` are resampled by their weights.
+        weighted: `fast`: draws as they were made, with their shares, weight(star, draw), which say more than resampling
+            leaves.
         nuisances: what spectra may differ in besides labels; integrated out.
         prior: labels of a sample of the population the spectra come from, (n, n_label), in the labels' units and order;
             its density takes the place of the training stars'. What is flagged as extrapolation is still what
@@ -89,14 +92,15 @@ def label_spectra(
         misfit_rank(star) between 0 and 1 (the share of unseen training spectra that fit better), extrapolation(star)
         between 0 and 1 (the share of training stars in denser places), flag(star), true where there is a reason not to
         trust the labels, and reason(star): ``extrapolation``, ``misfit``, ``k_hat`` or ``not converged``,
-        ``nuisances``, which lie beyond where their form is right; with no answer: ``missing pixels``, or ``no light``
-        where the median flux is not positive, as of noise (chi2 is infinite).
+        ``nuisances``, which lie beyond where their form is right; with no answer: ``missing pixels``, ``missing
+        meta``, or ``no light`` where the median flux is not positive, as of noise (chi2 is infinite).
         k_hat(star); full: r_hat(star, label), ess_bulk(star, label), diverging(star). Draws: draws(star, draw, label).
-        Nuisances: nuisance_value(star, nuisance) and nuisance_sd: continuum coefficients, velocity in km/s, broadening
-        in (km/s)^2.
+        Nuisances: nuisance_value(star, nuisance) and nuisance_sd: coefficients of continuum and shapes, velocity in
+        km/s, broadening in (km/s)^2.
 
     Errors:
-        HbcalError where the wavelengths are not the emulator's, or nuisances do not apply to it.
+        HbcalError where the wavelengths are not the emulator's, what it takes beside spectra is not there, or nuisances
+            do not apply to it.
 
     Example:
         >>> label_spectra(tiny_emulator(), tiny_spectra(), fast=True)["covariance"].dims
@@ -109,9 +113,11 @@ def label_spectra(
     if spectra.wave.shape != wave.shape or not np.allclose(spectra.wave, wave, rtol=1e-6):
         raise HbcalError(
             f"The spectra have {len(spectra.wave)} pixels from {spectra.wave[0]:g} to {spectra.wave[-1]:g}, the "
-            f"emulator {len(wave)} from {wave[0]:g} to {wave[-1]:g}: resample them onto its grid."
+            f"emulator {len(wave)} from {wave[0]:g} to {wave[-1]:g}: resample them onto its grid with hbcal spectra "
+            "convert --wave-from FILE, one of the files that it was trained on."
         )
     emulator = with_nuisances(emulator, nuisances)
+    meta = spectra.beside(trained.meta_names)
     scaled = None if prior is None else (prior - np.asarray(trained.centre)) / np.asarray(trained.unit)
     density = None if scaled is None else label_density(scaled)
     parts, n, extra = [], len(spectra.star), _measured(trained, known, spectra.star)
@@ -119,11 +125,17 @@ def label_spectra(
     for first in range(0, n, batch):
         rows = slice(first, first + batch)
         flux, err = (_padded(each[rows], batch) for each in (spectra.flux, spectra.flux_err))
+        here = None if meta is None else _padded(meta[rows], batch)
         rng = np.random.default_rng([*np.atleast_1d(seed), first])
         measured = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), extra)
-        found = _label(emulator, density, flux, err, measured, fast, rng, settings)
+        read = emulator.read(flux, err, here)
+        found = _label(emulator, density, *read, measured, fast, rng, settings)
+        if fast and keep_draws and not weighted:
+            found["off"] = resampled(rng, found["off"], found["share"])
+        if not (keep_draws and weighted):
+            del found["share"]
         if not keep_draws:  # many draws of many stars are gigabytes
-            del found["off"], found["share"]
+            del found["off"]
         parts.append({name: values[: len(spectra.star[rows])] for name, values in found.items()})
         progress(f"labelling: {min(first + batch, n)} of {n} spectra")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
@@ -143,11 +155,10 @@ def _measured(trained: Known, known: KnownLabels | None, star: np.ndarray) -> Me
 
 
 def _label(
-    emulator: Emulator, prior: LabelDensity | None, flux: np.ndarray, err: np.ndarray, extra: Measured, fast: bool,
+    emulator: Emulator, prior: LabelDensity | None, spectra: Any, why: np.ndarray, extra: Measured, fast: bool,
     rng: np.random.Generator, settings: ManySettings,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Draws, their shares, and what is known of them, of one batch."""
-    spectra, why = emulator.read(flux, err)
     stars = Observed(spectra, extra)
     draws, share, k_hat = _weighted(emulator, prior, stars, rng)
     out: dict[str, np.ndarray] = {"why": why, "k_hat": k_hat}
@@ -328,7 +339,7 @@ def _dataset(
     if keep_draws:
         off = found.get("off", np.zeros((n_star, 1, len(labels))))
         data["draws"] = (("star", "draw", "label"), where(value[:, None] + core[:, None] * off))
-        data |= {"weight": (("star", "draw"), found.get("share", np.ones((n_star, 1))))} if fast else {}
+        data |= {"weight": (("star", "draw"), found["share"])} if fast and "share" in found else {}
     coords: dict[str, Any] = {"star": star.astype(object), "label": labels, "label_2": labels, "probability": LEVELS}
     if isinstance(emulator, NuisanceEmulator):
         nothing = np.zeros((n_star, len(emulator.names)))

@@ -120,6 +120,7 @@ def label_files(
         "spectra": [_state(file) for file in paths], "fast": fast, "seed": seed, "keep_draws": keep_draws,
         "nuisances": asdict(nuisances), "prior": _state(Path(prior)) if prior is not None else None,
         "known": _state(Path(known)) if known is not None else None,
+        "basis": _state(Path(nuisances.basis)) if nuisances.basis is not None else None,
     }  # fmt: skip
     n_known = _count_known(asked.known, paths, str(known))
     begun = _begin(pieces, mark, resume=resume, overwrite=overwrite)

@@ -35,7 +35,8 @@ class StarsSpec:
     """The table of stars. Rows are kept as in other recipes; of those, `subsample` are drawn at random (0: all).
 
     Without `star` the ids are the numbers of the rows. `missing` lists numbers that stand for "no value". `survey` says
-    which survey of a calibration the stars are of.
+    which survey of a calibration the stars are of. Stars that a file of the label schema flags take part, and are
+    counted, unless ``keep = { flag = [false] }``.
     """
 
     file: str

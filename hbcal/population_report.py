@@ -44,10 +44,12 @@ def report(run: PopulationRun) -> str:
     attrs = run.tree.attrs
     away = run.tree["components"]["distance"].to_numpy()
     density, trusted = stars["log_density"].to_numpy(), run.tree["checks"].attrs["trusted"]
+    flagged = int(attrs.get("flagged", 0))
     lines = [
         f"{run.recipe.name}: {run.recipe.title}",
-        f"{stars.sizes['star']} stars, {len(elements)} elements, {run.recipe.mixture.components} components kept; "
-        f"weight that truncation leaves out: {float(attrs['truncation']):.2g}",
+        f"{stars.sizes['star']} stars{f', {flagged} of them flagged' if flagged else ''}, {len(elements)} elements, "
+        f"{run.recipe.mixture.components} components kept; weight that truncation leaves out: "
+        f"{float(attrs['truncation']):.2g}",
         run.diagnostics_text, "",
         "components that hold 1% of the stars: "
         + ", ".join(f"{k}: {100 * p:.1f}%" for k, p in run.n_occupied.items()),

@@ -47,7 +47,7 @@ def simulate_populations(out: str | Path, *, seed: int = 0, n_star: int | None =
         ['stars.csv', 'truth.csv']
     """
     out, n = Path(out), N_STAR if n_star is None else n_star
-    check_out(out, resume=False)
+    check_out(out)
     if n < 1:
         raise HbcalError(f"{n} stars were asked for: give 1 or more.")
     rng, elements = np.random.default_rng(seed), list(load_populations(DEMO).elements)

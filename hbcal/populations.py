@@ -134,6 +134,9 @@ def populations(
         begun = datetime.now(UTC)
         for reason, n in stars.left_out.items():
             say(f"left out: {n}, {reason}")
+        n_flagged = 0 if stars.flag is None else int(stars.flag.sum())
+        if n_flagged:
+            say(f"{n_flagged} flagged star(s) take part: keep = {{ flag = [false] }} in [stars] leaves them out")
         for name, seen in zip(stars.elements, np.isfinite(stars.value).any(axis=0), strict=True):
             if not seen:
                 say(f"no star has {name}: it follows its prior")
@@ -147,6 +150,7 @@ def populations(
             "hbcal": __version__, "recipe": recipe.name, "program": "dp_mixture", "seed": settings.seed, "sampler": how,
             "settings": settings.identity(), "machine": platform.machine(), "identity": mark["identity"],
             "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "left_out": dict(stars.left_out),
+            "flagged": n_flagged,
             "begun": begun.isoformat(timespec="seconds"), "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "truncation": float(left_over(recipe.mixture.components, sites["concentration"]).mean()),
             "units": dict(zip(stars.elements, stars.units, strict=True)),

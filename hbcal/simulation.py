@@ -79,7 +79,7 @@ def simulate(
         True
     """
     if out is not None:
-        check_out(Path(out), resume=False)
+        check_out(Path(out))
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     if n_star is not None and n_star < 2:
         raise HbcalError(f"The number of stars is {n_star}: a calibration needs at least 2.")

@@ -18,7 +18,7 @@ import numpy as np
 from hbcal import __version__
 from hbcal._errors import HbcalError, closest, some
 from hbcal.catalogue.values import rows_of
-from hbcal.emulator.autoregressive import AutoregressiveEmulator
+from hbcal.emulator.autoregressive import NO_META, AutoregressiveEmulator
 from hbcal.emulator.base import Emulator, Known, stretched, why_not
 from hbcal.emulator.choose import LEAST, SEEN_AT, as_seen, method_for, noise_of, noiseless
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
@@ -66,6 +66,7 @@ def train_emulator(
     labels: str | Path | None = None,
     method: str = "auto",
     noise: str = "auto",
+    meta: Sequence[str] = (),
     seed: int = 0,
     resume: bool = False,
     settings: NetworkSettings = SETTINGS,
@@ -83,6 +84,8 @@ def train_emulator(
         noise: ``"independent"`` where each pixel's error stands for itself, ``"correlated"`` where what is left over
             has a covariance to be learned, as with Gaia XP; ``"auto"`` decides by how residuals of neighbouring pixels
             of unseen stars correlate, see `hbcal.emulator.independent.neighbours_correlate`.
+        meta: names of what is measured beside the spectra and is data as they are, such as magnitudes; or ``bp-rp``,
+            the difference of two. For correlated noise.
         seed: of split, start and order.
         resume: go on with a training that was interrupted.
         settings: of the networks.
@@ -121,7 +124,12 @@ def train_emulator(
     if method == "auto":
         method = method_for(spectra, noise)
         say(f"method: {method}")
-    spectra, left_out = _usable(spectra, method, noise)
+    if meta and noise == "independent":
+        raise HbcalError(
+            f"What is measured beside the spectra ({some(meta, 9)}) is for emulators of correlated pixels: use --noise "
+            "correlated, or leave --meta away."
+        )
+    spectra, left_out = _usable(spectra, method, noise, meta)
     for reason, n in left_out.items():
         say(f"left out: {n}, {reason}")
     split = _split(len(spectra.star), seed, 0.0 if method == "process" else UNSEEN)
@@ -132,9 +140,9 @@ def train_emulator(
         )
     mark = {
         "hbcal": __version__, "method": method, "noise": noise, "seed": seed, "settings": asdict(settings),
-        "label_names": list(spectra.label_names),
+        "label_names": list(spectra.label_names), "meta": list(meta),
         "data": identity({
-            k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "flux_err", "labels", "labels_err")
+            k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "flux_err", "labels", "labels_err", "meta")
         }),
     }  # fmt: skip
     _refuse_another(out, mark)
@@ -147,21 +155,25 @@ def train_emulator(
         (out / "training").mkdir(exist_ok=True)
         write_text(out / "training" / "mark.json", json.dumps(mark, indent=1))
         known, mean, root, width = _labels(spectra, split, noise)
+        known, beside = replace(known, meta_names=tuple(meta)), spectra.beside(meta)
         stop = f"{len(split.unseen)} to stop by, " if len(split.unseen) else ""
         say(f"training on {len(split.fit)} stars, {stop}{len(split.test)} to test")
         emulator: Emulator
         if noise == "independent":
-            emulator = train_independent(known, mean, root, spectra, split.fit, method, seed=seed, progress=say)
+            emulator, curves = train_independent(
+                known, mean, root, spectra, split.fit, method, seed=seed, folder=out / "training", progress=say
+            )
         elif method == "network":
             settings = replace(settings, train=replace(settings.train, seed=seed))
             emulator, curves = train_networks(
                 known, spectra.flux, spectra.flux_err, mean, root, width, split.unseen, split.fit, settings,
-                folder=out / "training", progress=say,
+                meta=beside, folder=out / "training", progress=say,
             )  # fmt: skip
             emulator, curves["tuned guide"] = _tuned(emulator, spectra.take(split.fit), settings, out / "training")
-            _write_curves(out / "curves.csv", curves)
         else:
-            emulator = train_full(known, mean[split.fit], spectra.flux[split.fit])
+            emulator, curves = _train_full(known, mean, spectra, beside, split.fit), {}
+        if curves:
+            _write_curves(out / "curves.csv", curves)
         seen: Spectra = spectra
         if noise == "independent" and noiseless(spectra):
             say(f"spectra have hardly any noise: those that are labelled are given S/N {SEEN_AT:g}")
@@ -171,11 +183,11 @@ def train_emulator(
             features = emulator.features
             fit = lambda rows: train_independent(  # noqa: E731
                 known, mean, root, spectra, rows, method, seed=seed, like=features
-            )
-            found, aside = labelled_apart(fit, seen, split.fit, seed=seed, progress=say)
+            )[0]
+            found, aside = labelled_apart(fit, seen, split.fit, seed=seed, folder=out / "training", progress=say)
         else:
             aside = seen.take(split.unseen if some_unseen else split.fit)
-            found = label_spectra(emulator, aside, fast=True, keep_draws=True)
+            found = label_spectra(emulator, aside, fast=True, keep_draws=True, weighted=True)
         emulator = narrow = with_usual(emulator, found)
         tempered = method == "process" or (noise == "correlated" and method == "network")
         told = {} if tempered else told_by(emulator, seen, split.test)
@@ -185,7 +197,7 @@ def train_emulator(
             told = told_by(emulator, seen, split.test)
             if some_unseen:  # told by stars that set nothing; kept is what all set
                 aside = seen.take(np.concatenate([split.unseen, split.test]))
-                found = label_spectra(narrow, aside, fast=True, keep_draws=True)
+                found = label_spectra(narrow, aside, fast=True, keep_draws=True, weighted=True)
                 emulator = with_spread(narrow, found, aside, many=many)
         wider = dict(zip(known.label_names, np.exp(np.asarray(emulator.known.spread)[0]).tolist(), strict=True))
         say("sd of labels, as unseen stars ask for, times " + ", ".join(f"{x:.2f} ({n})" for n, x in wider.items()))
@@ -227,7 +239,14 @@ def _with_labels(spectra: Spectra, path: Path) -> Spectra:
     )  # fmt: skip
 
 
-def _usable(spectra: Spectra, method: str, noise: str) -> tuple[Spectra, dict[str, int]]:
+def _train_full(
+    known: Known, mean: np.ndarray, spectra: Spectra, beside: np.ndarray | None, rows: np.ndarray
+) -> Emulator:
+    some = None if beside is None else beside[rows]
+    return train_full(known, mean[rows], spectra.flux[rows], spectra.flux_err[rows], some)
+
+
+def _usable(spectra: Spectra, method: str, noise: str, meta: Sequence[str]) -> tuple[Spectra, dict[str, int]]:
     """Stars that can train, the others counted by reason."""
     if noise == "independent":
         enough = np.isfinite(spectra.flux).sum(axis=1) > len(spectra.label_names)
@@ -235,6 +254,8 @@ def _usable(spectra: Spectra, method: str, noise: str) -> tuple[Spectra, dict[st
     else:
         why = why_not(spectra.flux)
     why = np.where((why == "") & ~np.isfinite(spectra.labels).any(axis=1), "no label", why)
+    if (beside := spectra.beside(meta)) is not None:
+        why = np.where((why == "") & ~np.isfinite(beside).all(axis=1), NO_META, why)
     keep = why == ""
     left_out = {str(reason): int(n) for reason, n in zip(*np.unique(why[~keep], return_counts=True), strict=True)}
     if not keep.any():
@@ -292,11 +313,11 @@ def _tuned(
     emulator: AutoregressiveEmulator, spectra: Spectra, settings: NetworkSettings, folder: Path
 ) -> tuple[AutoregressiveEmulator, np.ndarray]:
     """The emulator whose guide knows its posteriors of the training stars."""
-    found = label_spectra(emulator, spectra, fast=True, keep_draws=True)
+    found = label_spectra(emulator, spectra, fast=True, keep_draws=True, weighted=True)
     x = (found["draws"].to_numpy() - emulator.known.centre) / emulator.known.unit
     return tune_guide(
         emulator, spectra.flux, spectra.flux_err, x, found["weight"].to_numpy(), settings.train,
-        dropout=settings.dropout, state=folder / "tuned.npz",
+        dropout=settings.dropout, meta=spectra.beside(emulator.known.meta_names), state=folder / "tuned.npz",
     )  # fmt: skip
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import xarray as xr
 
 from hbcal.emulator.base import Emulator, sharing
 from hbcal.evaluation import WITHIN, summary
+from hbcal.folder import write_npz
 from hbcal.label import label_spectra
 from hbcal.numerics.spread import fit_common_spread, fit_kept, fit_spread, loosened, moved_to, signs
 from hbcal.numerics.tails import fit_tail
@@ -23,7 +27,7 @@ N_FOLD, MOST_APART = 10, 500  # of the fitted stars: each tenth is labelled with
 
 def labelled_apart(
     fit: Callable[[np.ndarray], Emulator], spectra: Spectra, rows: np.ndarray, *, seed: int = 0,
-    progress: Callable[[str], None] = lambda text: None,
+    folder: Path | None = None, progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[xr.Dataset, Spectra]:  # fmt: skip
     """Label stars that an emulator is fitted to, each by one that was fitted to others.
 
@@ -35,13 +39,15 @@ def labelled_apart(
         spectra: of all stars, with labels.
         rows: those fitted.
         seed: of the order.
+        folder: of one training, where the labels of each tenth are kept, and taken from where they are there; None
+            keeps none.
         progress: told how many are labelled.
 
     Returns:
         Labels with draws, and the spectra they are of, in that order.
 
     Errors:
-        None.
+        None; an unreadable file is as good as none.
 
     Example:
         >>> spectra = tiny_spectra()
@@ -55,11 +61,29 @@ def labelled_apart(
     size = -(-len(order) // N_FOLD)
     n = min(len(order), -(-MOST_APART // size) * size)
     for first in range(0, n, size):
-        others = np.concatenate([order[:first], order[first + size :]])[: len(order) - size]  # one shape: one compiling
-        held_out = spectra.take(order[first : first + size])
-        parts.append(label_spectra(fit(others), held_out, fast=True, keep_draws=True, seed=(seed, first)))
+        kept = folder and folder / f"apart{first}.npz"
+        part = _part(kept)
+        if part is None:
+            others = np.concatenate([order[:first], order[first + size :]])
+            emulator = fit(others[: len(order) - size])  # one shape: one compiling
+            held_out = spectra.take(order[first : first + size])
+            part = label_spectra(emulator, held_out, fast=True, keep_draws=True, weighted=True, seed=(seed, first))
+            if kept:  # netCDF has no checksum, and this has
+                write_npz(kept, {"labels": np.frombuffer(part.to_netcdf(engine="h5netcdf"), np.uint8)})
+        parts.append(part)
         progress(f"labelled by emulators that were fitted to others: {min(first + size, n)} of {n} stars")
     return xr.concat(parts, "star", join="override"), spectra.take(order[:n])
+
+
+def _part(kept: Path | None) -> xr.Dataset | None:
+    """The labels that a file holds, if it does."""
+    try:
+        if kept and kept.is_file():
+            with kept.open("rb") as handle, np.load(handle) as saved:
+                return xr.load_dataset(BytesIO(saved["labels"].tobytes()), engine="h5netcdf")
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        pass
+    return None
 
 
 def with_usual(emulator: Emulator, found: xr.Dataset) -> Emulator:
@@ -101,7 +125,7 @@ def with_spread(emulator: Emulator, found: xr.Dataset, unseen: Spectra, *, many:
 
     Example:
         >>> spectra = tiny_spectra()
-        >>> found = label_spectra(tiny_emulator(), spectra, fast=True, keep_draws=True)
+        >>> found = label_spectra(tiny_emulator(), spectra, fast=True, keep_draws=True, weighted=True)
         >>> with_spread(tiny_emulator(), found, spectra).known.spread.shape
         (7, 2)
     """

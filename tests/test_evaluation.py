@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from astropy.io import fits
+from astropy.table import Table
 from scipy.stats import binom
 
 from hbcal._errors import HbcalError
+from hbcal.catalogue.read import read_columns
 from hbcal.evaluation import check_truth, evaluate, read_truth, summary
 
 N, N_DRAW = 2000, 400
@@ -74,17 +77,6 @@ def test_draws_that_are_too_narrow_are_caught():
     for one in told.values():
         assert not holds(one["draws_68"], 0.683)
         assert holds(one["within_68"], 0.683)
-
-
-def test_weights_count():
-    rng = np.random.default_rng(4)
-    labels, truth, err = made(rng, lambda shape: rng.normal(size=shape))
-    twice = xr.concat([labels["draws"], labels["draws"] + 50.0], "draw")
-    share = np.repeat([1.0, 0.0], N_DRAW) * np.ones((N, 1))
-    weighted = labels.drop_vars("draws").assign(draws=twice, weight=(("star", "draw"), share))
-    same, told = summary(labels, truth, err), summary(weighted, truth, err)
-    assert told["teff"]["draws_68"] == pytest.approx(same["teff"]["draws_68"], abs=1e-3)  # ties in floating point
-    assert told["joint"]["draws_95"] == pytest.approx(same["joint"]["draws_95"], abs=1e-3)
 
 
 def test_missing_truth_and_missing_answers_leave_the_others(tmp_path):
@@ -167,3 +159,57 @@ def test_truth_may_be_spectra_of_any_format_that_has_labels(tmp_path):
         read_truth(path)
     np.savez(path, **plain, labels=np.array([[1.0], [2.0]]), label_names=["fe_h"])
     assert read_truth(path).labels["fe_h"].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["truth.fits", "truth.parquet", "truth.ecsv"])
+def test_columns_of_several_values_a_row_are_no_labels(tmp_path, name):
+    """As PARAM and its covariance of APOGEE's allStar, though they be called errors."""
+    columns = {"star": ["a", "b"], "teff": [5e3, 4e3], "teff_err": [50.0, 0.0]}
+    several = {"param": np.ones((2, 9)), "param_err": np.ones((2, 9))}
+    if name.endswith("parquet"):
+        pd.DataFrame(columns | {key: list(values) for key, values in several.items()}).to_parquet(tmp_path / name)
+    else:
+        form = "fits" if name.endswith("fits") else "ascii.ecsv"
+        Table(columns | several | {"cov": np.ones((2, 9, 9))}).write(tmp_path / name, format=form)
+    told = read_truth(tmp_path / name)
+    assert sorted(told.labels) == ["teff"]
+    np.testing.assert_array_equal(told.labels_err["teff"], [50.0, 0.0])
+    with pytest.raises(HbcalError, match=rf"{name} has several values a row in 1 column\(s\) that are needed, 'param'"):
+        read_columns(tmp_path / name, {"star": "text", "param": "number"})
+
+
+def aspcapstar(path, **labels):
+    """A spectrum as APOGEE publishes it, normalised, its labels in a table of one row."""
+    images = [fits.ImageHDU(np.ones(20, "f4")) for _ in range(3)]
+    images[0].header["CRVAL1"], images[0].header["CDELT1"] = 4.179, 6e-6
+    columns = [fits.Column("APOGEE_ID", "18A", array=["2M00000002+7417074"])]
+    columns += [fits.Column("PARAM", "9E", array=[[0.0] * 9])]
+    columns += [fits.Column(name, "E", array=[value]) for name, value in labels.items()]
+    fits.HDUList([fits.PrimaryHDU(), *images, fits.BinTableHDU.from_columns(columns)]).writeto(path)
+    return path
+
+
+def test_survey_spectra_in_fits_bring_their_labels(tmp_path):
+    told = read_truth(aspcapstar(tmp_path / "aspcapStar-x.fits", TEFF=4800.0, TEFF_ERR=10.0, LOGG=2.5))
+    assert told.star.tolist() == ["2M00000002+7417074"]
+    assert [told.labels["teff"][0], told.labels_err["teff"][0], told.labels["logg"][0]] == [4800.0, 10.0, 2.5]
+
+
+def test_a_table_with_stars_is_a_table_whatever_else_it_holds(tmp_path):
+    """Columns of Gaia's spectra beside the ids do not make it a file of spectra."""
+    columns = {"star": ["a", "b"], "teff": [5e3, 4e3], "gaiaedr3_source_id": [1, 2]}
+    Table(columns | {"flux": np.ones((2, 3)), "flux_error": np.ones((2, 3))}).write(tmp_path / "truth.fits")
+    assert read_truth(tmp_path / "truth.fits").star.tolist() == ["a", "b"]
+
+
+def test_a_table_without_stars_gets_its_sentence(tmp_path):
+    Table({"APOGEE_ID": ["a"], "teff": [5e3]}).write(tmp_path / "allStar.fits")
+    with pytest.raises(HbcalError, match=r"allStar.fits has no column 'star': the truth is matched by it."):
+        read_truth(tmp_path / "allStar.fits")
+
+
+def test_a_folder_in_use_is_not_to_be_resumed(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("")
+    with pytest.raises(HbcalError, match=r"out is in use: choose another --out\.$"):
+        evaluate(tmp_path / "labels.nc", tmp_path / "truth.csv", tmp_path / "out")

@@ -69,6 +69,28 @@ def test_nuts_and_weighted_draws_say_the_same(tiny_emulator, fresh, labelled):
     assert full["reason"].to_numpy().tolist() == labelled["reason"].to_numpy()[:64].tolist()
 
 
+def test_draws_of_both_ways_have_one_form(tiny_emulator, fresh, labelled):
+    some = fresh.take(np.arange(128))
+    some.flux[5] = np.nan
+    fast, told, full = (
+        label_spectra(tiny_emulator, some, fast=fast, keep_draws=True, **more)
+        for fast, more in ((True, {}), (True, {"weighted": True}), (False, {"settings": ManySettings(draws=100)}))
+    )
+    assert "weight" not in fast
+    assert "weight" not in full
+    assert fast["draws"].dims == full["draws"].dims
+    ok = np.arange(128) != 5
+    assert np.isnan(fast["draws"].to_numpy()[5]).all()
+    share, known = told["weight"].to_numpy()[ok], told["draws"].to_numpy()[ok]
+    sd = np.sqrt(np.einsum("sll->sl", told["covariance"].to_numpy()[ok]))
+    mean = np.einsum("sd,sdl->sl", share, known)
+    assert np.abs((fast["draws"].to_numpy()[ok].mean(axis=1) - mean) / sd).max() < 0.2
+    spread = fast["draws"].to_numpy()[ok].std(axis=1) / sd
+    assert abs(np.log(spread).mean()) < 0.02
+    plain = known.std(axis=1) / sd  # planted: the weights forgotten
+    assert abs(np.log(plain).mean()) > 0.1
+
+
 def test_spectra_that_are_none_are_flagged(tiny_emulator, fresh, labelled):
     rng, flux = np.random.default_rng(0), fresh.flux[:100]
     odd = {

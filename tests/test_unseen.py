@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import hbcal.unseen
 from hbcal.emulator.base import sharing
@@ -102,10 +103,50 @@ def test_no_star_is_labelled_by_an_emulator_that_was_fitted_to_it(tiny_emulator,
     assert sorted(at.star) == sorted(spectra.star[rows])
 
 
+TORN = {
+    "empty": lambda whole: b"",
+    "no zip": lambda whole: b"labels",
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "full of zeros": lambda whole: whole[:9000] + bytes(len(whole) - 18000) + whole[-9000:],
+}
+
+
+def test_labels_that_are_kept_are_not_told_again(tiny_emulator, tiny_spectra, tmp_path):
+    fits, spectra, rows = [], tiny_spectra(), np.arange(5, 48)
+
+    def fit(rows, most=N_FOLD):
+        if len(fits) == most:
+            raise KeyboardInterrupt
+        fits.append(rows)
+        return tiny_emulator
+
+    def again():
+        fits.clear()
+        found, at = labelled_apart(fit, spectra, rows, folder=tmp_path)
+        xr.testing.assert_identical(found, whole)
+        np.testing.assert_array_equal(at.star, found["star"])
+        return len(fits)
+
+    whole, _ = labelled_apart(fit, spectra, rows)
+    n = len(fits)
+    fits.clear()
+    with pytest.raises(KeyboardInterrupt):
+        labelled_apart(lambda rows: fit(rows, 3), spectra, rows, folder=tmp_path)
+    kept = sorted(tmp_path.iterdir())
+    assert len(kept) == 3
+    assert again() == n - 3
+    assert again() == 0
+    good = kept[1].read_bytes()
+    for tear in TORN.values():
+        kept[1].write_bytes(tear(good))
+        assert again() == 1
+        assert kept[1].read_bytes() != tear(good)
+
+
 def test_one_star_whose_weight_is_on_one_draw_does_not_decide_for_all(tiny_emulator, tiny_spectra):
     spectra = tiny_spectra(300, 6)
     exact = dataclasses.replace(spectra, labels_err=np.zeros_like(spectra.labels))
-    found = label_spectra(tiny_emulator, exact, fast=True, keep_draws=True)
+    found = label_spectra(tiny_emulator, exact, fast=True, keep_draws=True, weighted=True)
     fine = with_spread(tiny_emulator, found, exact).known
     flat = found.copy(deep=True)
     flat["covariance"][7] = 0.0
@@ -119,7 +160,7 @@ def test_joint_regions_hold_what_they_claim_where_correlations_are_not_borne_out
     """Their width is chosen for the correlations that are kept, not for those that are given up."""
     spectra = tiny_spectra(600, 6)
     exact = dataclasses.replace(spectra, labels_err=np.zeros_like(spectra.labels))
-    found = label_spectra(tiny_emulator, exact, fast=True, keep_draws=True)
+    found = label_spectra(tiny_emulator, exact, fast=True, keep_draws=True, weighted=True)
     rng, unit = np.random.default_rng(8), np.asarray(tiny_emulator.known.unit)
     claimed = 0.01 * np.array([[1.0, 0.97], [0.97, 1.0]])
     off = 0.15 * rng.normal(size=(600, 2))  # 0.1 is claimed, and that labels go together

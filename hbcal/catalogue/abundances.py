@@ -31,6 +31,7 @@ class Abundances:
         left_out: rows and values left out, by reason.
         shift: how the values move with the numbers u ~ N(0, 1) of a calibration that all stars share,
             (n_star, n_element, n_shift), elements' units; None without one. See `hbcal.common_scale`.
+        flag: (n_star,) bool, stars whose labels their file of the label schema does not trust; None where nobody says.
     """
 
     star: np.ndarray
@@ -40,12 +41,13 @@ class Abundances:
     covariance: np.ndarray
     left_out: Mapping[str, int]
     shift: np.ndarray | None = None
+    flag: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> Abundances:
         """The same for some of the stars."""
-        shift = None if self.shift is None else self.shift[rows]
+        shift, flag = (None if each is None else each[rows] for each in (self.shift, self.flag))
         return replace(
-            self, star=self.star[rows], value=self.value[rows], covariance=self.covariance[rows], shift=shift
+            self, star=self.star[rows], value=self.value[rows], covariance=self.covariance[rows], shift=shift, flag=flag
         )  # fmt: skip
 
     def with_any(self) -> Abundances:
@@ -130,6 +132,8 @@ def read_stars(path: Path, spec: StarsSpec, elements: Mapping[str, ElementSpec])
                 if name in there:
                     pairs[name] = at
         wanted |= dict.fromkeys(pairs, "number")
+        if "flag" in there:
+            wanted.setdefault("flag", "text")  # whatever it holds, nobody asked for it
     left_out: Counter[str] = Counter()
     columns = filtered(read_columns(path, wanted, spec.missing), spec.keep, spec.within, left_out)
     star = columns.values[spec.star] if spec.star else np.array([f"row{i}" for i in columns.row], object)
@@ -144,7 +148,10 @@ def read_stars(path: Path, spec: StarsSpec, elements: Mapping[str, ElementSpec])
     if pairs:
         _refuse_indefinite(covariance, star, path.name)
     units = tuple(element.unit for element in elements.values())
-    return Abundances(star, tuple(elements), units, value, covariance, left_out)
+    flags = columns.values.get("flag") if path.suffix == ".nc" else None
+    # the words of hbcal apply are no flags: they say which label has no answer
+    flag = None if flags is None else np.isin(flags.astype(str), ("True", "1", "1.0"))
+    return Abundances(star, tuple(elements), units, value, covariance, left_out, flag=flag)
 
 
 def refuse_unfit(stars: Abundances, components: int, where: str) -> None:

@@ -69,8 +69,8 @@ def read_columns(path: Path, wanted: Mapping[str, Kind], missing: tuple[float, .
         `Columns` with arrays of shape (n_row,), in the file's order and units.
 
     Errors:
-        HbcalError when the file is missing, empty, truncated or of another kind, lacks a column, or has text where a
-        number is needed.
+        HbcalError when the file is missing, empty, truncated or of another kind, lacks a column, has text where a
+        number is needed, or several values a row in a column that is wanted.
 
     Example:
         >>> import tempfile
@@ -82,7 +82,13 @@ def read_columns(path: Path, wanted: Mapping[str, Kind], missing: tuple[float, .
     """
     if not path.is_file():
         raise HbcalError(f"The file {path} does not exist: check the folder and the recipe's file name.")
-    names, load = _open(path)
+    names, vectors, load = _open(path)
+    several = [name for name in wanted if name in vectors]
+    if several:
+        raise HbcalError(
+            f"{path.name} has several values a row in {len(several)} column(s) that are needed, {some(several)}: write "
+            "each value to a column of its own."
+        )
     lacking = [name for name in wanted if name not in names]
     if lacking:
         raise HbcalError(
@@ -133,7 +139,7 @@ def column_names(path: Path) -> list[str]:
         path: as for `read_columns`.
 
     Returns:
-        The names, in order.
+        The names, in order; columns with several values a row are left out, since they cannot be read.
 
     Errors:
         HbcalError as `read_columns`.
@@ -148,8 +154,8 @@ def column_names(path: Path) -> list[str]:
     return _open(path)[0]
 
 
-def _open(path: Path) -> tuple[list[str], Any]:
-    """Column names of a file, and a function that loads some of them."""
+def _open(path: Path) -> tuple[list[str], list[str], Any]:
+    """Names of a file's columns, of those with several values a row, and a function that loads some of the former."""
     kinds = {".csv": _csv, ".ecsv": _ecsv, ".parquet": _parquet, ".fits": _fits, ".fit": _fits, ".nc": _nc}
     suffixes = [s.lower() for s in path.suffixes]
     kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else (suffixes[-1] if suffixes else "")
@@ -176,7 +182,7 @@ def _one_sentence(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _csv(path: Path) -> tuple[list[str], Any]:
+def _csv(path: Path) -> tuple[list[str], list[str], Any]:
     opener: Any = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as handle:
         content = handle.read()  # once: a truncated gzip stream fails here
@@ -194,7 +200,7 @@ def _csv(path: Path) -> tuple[list[str], Any]:
         frame = pd.read_csv(io.BytesIO(content), usecols=wanted, dtype=str, keep_default_na=False, index_col=False)
         return {name: frame[name] for name in wanted}, {}
 
-    return names, load
+    return names, [], load
 
 
 def _refuse_ragged(content: bytes, n_field: int, name: str) -> None:
@@ -217,14 +223,20 @@ def _refuse_ragged(content: bytes, n_field: int, name: str) -> None:
         )
 
 
-def _ecsv(path: Path) -> tuple[list[str], Any]:
-    from astropy.table import Table
+def _ecsv(path: Path) -> tuple[list[str], list[str], Any]:
+    from astropy.table import Column, Table
 
     table = Table.read(path, format="ascii.ecsv")
-    return list(table.colnames), lambda wanted: (
+    vectors = [name for name in table.colnames if not isinstance(table[name], Column) or table[name].ndim > 1]
+    load = lambda wanted: (  # noqa: E731
         {name: _from_astropy(table[name]) for name in wanted},
         {name: str(table[name].unit) for name in wanted if table[name].unit is not None},
     )
+    return _others(table.colnames, vectors), vectors, load
+
+
+def _others(names: Iterable[str], vectors: list[str]) -> list[str]:
+    return [name for name in names if name not in vectors]
 
 
 def _from_astropy(column: Any) -> pd.Series:
@@ -234,7 +246,7 @@ def _from_astropy(column: Any) -> pd.Series:
     return pd.Series(np.ma.getdata(column).astype(object)).where(~mask, None)
 
 
-def _parquet(path: Path) -> tuple[list[str], Any]:
+def _parquet(path: Path) -> tuple[list[str], list[str], Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -258,22 +270,24 @@ def _parquet(path: Path) -> tuple[list[str], Any]:
         }
         return values, units
 
-    return list(schema.names), load
+    vectors = [field.name for field in schema if pa.types.is_nested(field.type)]
+    return _others(schema.names, vectors), vectors, load
 
 
-def _fits(path: Path) -> tuple[list[str], Any]:
+def _fits(path: Path) -> tuple[list[str], list[str], Any]:
     from astropy.io import fits
 
     with warnings.catch_warnings(record=True) as heard, path.open("rb") as file, fits.open(file) as hdus:
         warnings.simplefilter("always")
         table = next((h for h in hdus if isinstance(h, fits.BinTableHDU | fits.TableHDU)), None)
         columns = () if table is None else [(c.name, c.unit) for c in table.columns]
+        vectors = [] if table is None else [name for name in table.columns.names if table.columns.dtype[name].shape]
     for warning in heard:
         if table is None or "truncated" in str(warning.message):  # a cut file is no more than a warning there
             raise ValueError(str(warning.message))
     if table is None:
         raise HbcalError(f"{path.name} has no table extension: give a FITS file with one.")
-    names, units = [name for name, _ in columns], dict(columns)
+    names, units = _others((name for name, _ in columns), vectors), dict(columns)
 
     def load(wanted: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
         values = {}
@@ -290,13 +304,14 @@ def _fits(path: Path) -> tuple[list[str], Any]:
                 values[name] = pd.Series(column)
         return values, {name: str(units[name]) for name in wanted if units[name]}
 
-    return names, load
+    return names, vectors, load
 
 
-def _nc(path: Path) -> tuple[list[str], Any]:
+def _nc(path: Path) -> tuple[list[str], list[str], Any]:
     from hbcal.catalogue.label_schema import schema_columns  # which knows recipes, and they know of files
 
-    return schema_columns(path)
+    names, load = schema_columns(path)
+    return names, [], load
 
 
 def _as_text(series: pd.Series, name: str, path: Path) -> np.ndarray:

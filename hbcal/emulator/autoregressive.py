@@ -11,16 +11,17 @@ from flax import nnx
 
 from hbcal._pytree import pytree, static
 from hbcal._typing import AnyArray, Array, Float
-from hbcal.emulator.base import Emulator, Known, median_of, stretched, why_not
+from hbcal.emulator.base import MOST_MISSING, Emulator, Known, Predicted, median_of, stretched, why_not
 from hbcal.networks.autoregressive import Autoregressive
 
+NO_META = "missing meta"  # why a spectrum has no answer: networks have not learned to do without
+N_DRAW = 256  # of a network, for a spectrum's mean and covariance
 FAR = 8.0  # a component farther out, in sd of the training stars, is taken for this far: networks know no more
-MOST_MISSING = 0.1  # of the pixels; what is missing is filled in from the components
 
 
 @pytree
 class Components:
-    """Spectra as principal components.
+    """Spectra as principal components, and what is measured beside them as more of these.
 
     Attributes:
         mean: of the stretched flux, (n_pix,).
@@ -28,6 +29,7 @@ class Components:
         scale: sd of each component over the training stars, (n_dim,).
         rest: sd of what the components leave, (n_pix,).
         level: mean and sd over the training stars of the log of the median relative error, (2,).
+        beside: mean and sd over them of each column of meta, (2, n_meta).
     """
 
     mean: AnyArray
@@ -35,9 +37,15 @@ class Components:
     scale: AnyArray
     rest: AnyArray
     level: AnyArray
+    beside: AnyArray
 
-    def of(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scaled components (n_star, n_dim), noise level (n_star, 1), misfit of the rest (n_star,)."""
+    def of(
+        self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scaled components (n_star, n_dim), noise level (n_star, 1), misfit of the rest (n_star,).
+
+        Pixels that are missing, up to `MOST_MISSING` of them, are filled in from the components.
+        """
         y = stretched(flux) - np.asarray(self.mean)
         seen = np.isfinite(y)
         y = np.where(seen, y, 0.0)
@@ -49,7 +57,11 @@ class Components:
             z[i] = np.linalg.solve(precision, weight[there].T @ y[i, there])
         left = np.where(seen, (y - z @ np.asarray(self.basis).T) / np.asarray(self.rest), 0.0)
         rest = (left**2).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
-        return z / np.asarray(self.scale), self.noise_level(flux, flux_err), rest
+        z = z / np.asarray(self.scale)
+        if meta is not None:
+            mean, sd = np.asarray(self.beside)
+            z = np.column_stack([z, np.nan_to_num((meta - mean) / sd)])
+        return z, self.noise_level(flux, flux_err), rest
 
     def near(self, z: np.ndarray, level: np.ndarray) -> Array:
         """What networks see: noise level and components, the far ones brought near, (n_star, 1 + n_dim)."""
@@ -81,12 +93,13 @@ def log_level(flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray:
         return np.log(median_of(flux_err) / median_of(flux))
 
 
-def components(flux: np.ndarray, flux_err: np.ndarray, n_dim: int) -> Components:
+def components(flux: np.ndarray, flux_err: np.ndarray, n_dim: int, meta: np.ndarray | None = None) -> Components:
     """Principal components of training spectra, after the stretch.
 
     Args:
         flux, flux_err: (n_star, n_pix); stars with a missing pixel are left aside.
         n_dim: how many components, fewer than pixels.
+        meta: (n_star, n_meta), as `Emulator.read` takes it.
 
     Returns:
         `Components`.
@@ -108,9 +121,9 @@ def components(flux: np.ndarray, flux_err: np.ndarray, n_dim: int) -> Components
     some = level[np.isfinite(level)]
     rest = np.sqrt(((y - mean - z @ basis.T) ** 2).mean(axis=0))
     spread = max(float(some.std()), 0.05) if some.size else 1.0
-    return Components(
-        mean, basis, z.std(axis=0), np.maximum(rest, 1e-6), np.array([some.mean() if some.size else 0.0, spread])
-    )
+    told = np.array([some.mean() if some.size else 0.0, spread])
+    beside = np.zeros((2, 0)) if meta is None else np.stack([np.nanmean(meta, axis=0), np.nanstd(meta, axis=0)])
+    return Components(mean, basis, z.std(axis=0), np.maximum(rest, 1e-6), told, beside)
 
 
 @pytree
@@ -157,11 +170,13 @@ class AutoregressiveEmulator(Emulator):
     graph: Any = static()
     guide_graph: Any = static()
 
-    def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[Seen, np.ndarray]:
+    def read(self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None) -> tuple[Seen, np.ndarray]:
         """Components, what they contribute to each network, and the misfit of what components leave."""
-        z, level, rest = self.components.of(flux, flux_err)
-        near = self.components.near(z, level)
-        return Seen(near, _lift(self.graph, self.states, near), z, rest), why_not(flux, MOST_MISSING)
+        z, level, rest = self.components.of(flux, flux_err, meta)
+        near, why = self.components.near(z, level), why_not(flux, MOST_MISSING)
+        if meta is not None:
+            why = np.where((why == "") & ~np.isfinite(meta).all(axis=1), NO_META, why)
+        return Seen(near, _lift(self.graph, self.states, near), z, rest), why
 
     def log_likelihood(self, x: Float[Array, " n_label"], star: Seen) -> Array:
         """T times the mean over the networks of ln p_m(z | x)."""
@@ -183,6 +198,30 @@ class AutoregressiveEmulator(Emulator):
         at = lambda tree, m: jax.tree.map(lambda leaf: leaf[m], tree)  # noqa: E731
         n_net = len(jax.tree.leaves(self.states)[0])
         return [(nnx.merge(self.graph, at(self.states, m)), at(star.lifted, m)) for m in range(n_net)]
+
+    def predict(self, x: Float[Array, " n_label"]) -> Predicted:
+        """Moments of spectra drawn component by component from every network, at the training stars' noise level."""
+        told, x = self.components, x.astype(jnp.float32)
+        n_dim = told.basis.shape[1]
+        n_net = len(jax.tree.leaves(self.states)[0])
+        noise = jax.random.normal(jax.random.PRNGKey(0), (n_net, N_DRAW, n_dim), jnp.float32)
+
+        def drawn(given: tuple[Any, Array]) -> Array:
+            net = nnx.merge(self.graph, given[0])
+            wide = net.mean_out.kernel[...].shape[1]
+
+            def step(k: Array, seen: Array) -> Array:
+                mean, log_sd = net.moments(jnp.broadcast_to(x, (N_DRAW, len(x))), net.lift(seen))
+                z = mean[:, k] + jnp.exp(log_sd[:, k]) * given[1][:, k]
+                return seen.at[:, 1 + k].set(jnp.clip(z, -FAR, FAR))
+
+            return jax.lax.fori_loop(0, n_dim, step, jnp.zeros((N_DRAW, 1 + wide), jnp.float32))[:, 1 : 1 + n_dim]
+
+        z = jax.lax.map(drawn, (self.states, noise)).reshape(-1, n_dim).astype(float)
+        cov = jnp.cov(z.T).reshape(n_dim, n_dim) + 1e-9 * jnp.eye(n_dim)
+        basis = jnp.asarray(told.basis) * jnp.asarray(told.scale)[None]
+        mean = jnp.asarray(told.mean) + basis @ z.mean(axis=0)
+        return Predicted(mean, jnp.asarray(told.rest) ** 2, basis @ jnp.linalg.cholesky(cov))
 
     def guess(self, stars: Seen) -> tuple[Array, Array]:
         """The guide's answer: centres (n_star, n_label), and roots of covariances (n_star, n_label, n_label)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,22 @@ from hbcal.numerics.importance import newton_mode
 from hbcal.numerics.label_density import LabelDensity
 
 SOFTENING = 0.3  # of asinh, in units of a star's median flux: spectra of hot and cool stars alike are then near linear
+MOST_MISSING = 0.1  # of the pixels, of spectra whose unit is their median: it moves with what is missing
 DARK = "no light"  # why a spectrum whose pixels are there has no answer: their median is not positive
+
+
+class Predicted(NamedTuple):
+    """A spectrum as an emulator expects it: N(mean, diag(variance) + root root').
+
+    Attributes:
+        mean: (n_pix,), as it is given or, where an emulator is of stretched flux, after `stretched`.
+        variance: of each pixel on its own, (n_pix,).
+        root: of what pixels have in common, (n_pix, n).
+    """
+
+    mean: AnyArray
+    variance: AnyArray
+    root: AnyArray
 
 
 @pytree
@@ -35,6 +50,7 @@ class Known:
         starts: labels of some training stars, (n_start, n_label), among which a search for a mode begins.
         wave: (n_pix,).
         label_names: (n_label,).
+        meta_names: (n_meta,), of what is measured beside the spectrum, such as magnitudes, and is data as pixels are.
     """
 
     centre: AnyArray
@@ -48,23 +64,28 @@ class Known:
     starts: AnyArray
     wave: AnyArray
     label_names: tuple[str, ...] = static()
+    meta_names: tuple[str, ...] = static(default=())
 
 
 class Emulator:
     """A spectrum's density given its star's labels, emulator error included. Subclasses are final, and pytrees.
 
-    ``read(flux, flux_err)`` turns spectra into what the density needs of them, once, star by star on the leading axis;
-    ``guess`` takes all of it, the two other methods one star. ``n_draw`` says how many weighted draws the posterior of
-    a star is worth: the Monte Carlo error of a covariance from n draws makes joint regions too small, as if n were the
-    size of a sample (Hotelling's T2), and is dear to avoid where a density is dear.
+    ``read`` turns spectra into what the density needs of them, once, star by star on the leading axis; ``guess`` takes
+    all of it, the two other methods one star. ``stretches`` says whether it is of `stretched` flux. ``n_draw`` says how
+    many weighted draws the posterior of a star is worth: the Monte Carlo error of a covariance from n draws makes joint
+    regions too small, as if n were the size of a sample (Hotelling's T2), and is dear to avoid where a density is dear.
     """
 
     known: Known
+    stretches = True
     n_draw = 96
 
     @abstractmethod
-    def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[Any, np.ndarray]:
-        """Spectra as the emulator sees them, and a sentence for each that it cannot use, empty where it can."""
+    def read(self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None) -> tuple[Any, np.ndarray]:
+        """Spectra as the emulator sees them, and a sentence for each that it cannot use, empty where it can.
+
+        `meta` is (n_star, n_meta) in the order of `Known.meta_names`; None where these are none.
+        """
 
     @abstractmethod
     def log_likelihood(self, x: Float[Array, " n_label"], star: Any) -> Array:
@@ -73,6 +94,10 @@ class Emulator:
     @abstractmethod
     def misfit(self, x: Float[Array, " n_label"], star: Any) -> Array:
         """Squared residual in units of its variance, averaged: about 1 where emulator and noise are right."""
+
+    @abstractmethod
+    def predict(self, x: Float[Array, " n_label"]) -> Predicted:
+        """The spectrum at some labels, without photon noise where that is given with each spectrum."""
 
     @abstractmethod
     def guess(self, stars: Any) -> tuple[Array, Array]:
@@ -142,6 +167,25 @@ def stretched(flux: np.ndarray) -> np.ndarray:
         [[0.0, 1.92, 1.92]]
     """
     return np.arcsinh(flux / (SOFTENING * median_of(flux)))
+
+
+def stretched_err(flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray:
+    """The errors of `stretched` flux: d arcsinh(f / b) = df / sqrt(b^2 + f^2), b = 0.3 median flux.
+
+    Args:
+        flux, flux_err: (n_star, n_pix).
+
+    Returns:
+        The same shape.
+
+    Errors:
+        None.
+
+    Example:
+        >>> stretched_err(np.array([[0.0, 2.0, 2.0]]), np.array([[0.06, 0.0, 0.0]])).round(3).tolist()
+        [[0.1, 0.0, 0.0]]
+    """
+    return flux_err / np.hypot(SOFTENING * median_of(flux), flux)
 
 
 def sharing(levels: AnyArray, value: AnyArray) -> np.ndarray:

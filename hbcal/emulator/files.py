@@ -59,7 +59,11 @@ def save_emulator(emulator: Emulator, folder: Path, about: dict[str, Any]) -> No
         file.flush()
         os.fsync(file.fileno())
     beside.replace(folder / MODEL)
-    stated = {"kind": KIND_OF[type(emulator)], "labels": list(emulator.known.label_names), "shape": _shape(emulator)}
+    known = emulator.known
+    stated = {
+        "kind": KIND_OF[type(emulator)], "labels": list(known.label_names), "meta": list(known.meta_names),
+        "shape": _shape(emulator),
+    }  # fmt: skip
     write_text(folder / ABOUT, json.dumps({**about, **stated}, indent=1))
 
 
@@ -146,11 +150,11 @@ NUMBER: Any = 0  # stands where an array is to come
 
 def _known(about: dict[str, Any]) -> Known:
     n = NUMBER
-    return Known(n, n, LabelDensity(n, n, n), *(n,) * 7, tuple(about["labels"]))
+    return Known(n, n, LabelDensity(n, n, n), *(n,) * 7, tuple(about["labels"]), tuple(about["meta"]))
 
 
 def _bare_full(about: dict[str, Any]) -> Emulator:
-    return FullEmulator(_known(about), LastLayer(*(NUMBER,) * 4))
+    return FullEmulator(_known(about), LastLayer(*(NUMBER,) * 3), NUMBER)
 
 
 def _bare_autoregressive(about: dict[str, Any]) -> Emulator:
@@ -163,7 +167,7 @@ def _bare_autoregressive(about: dict[str, Any]) -> Emulator:
     graph, states = stacked([net])
     guide_graph, guide_state = asleep(guide)
     return AutoregressiveEmulator(
-        _known(about), Components(*(NUMBER,) * 5), NUMBER, states, guide_state, graph, guide_graph
+        _known(about), Components(*(NUMBER,) * 6), NUMBER, states, guide_state, graph, guide_graph
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,40 +10,82 @@ import numpy as np
 
 from hbcal._errors import HbcalError
 from hbcal._pytree import pytree
-from hbcal._typing import Array, Float
-from hbcal.emulator.base import Emulator, Known, mode_near, stretched, why_not
-from hbcal.numerics.last_layer import LastLayer, last_layer
+from hbcal._typing import AnyArray, Array, Float
+from hbcal.emulator.base import (
+    MOST_MISSING,
+    Emulator,
+    Known,
+    Predicted,
+    mode_near,
+    stretched,
+    stretched_err,
+    why_not,
+)
+from hbcal.numerics.last_layer import Compressed, LastLayer, last_layer
 
 RIDGE = 1e-6
+QUIETEST = 0.05  # of the training stars' noise
+
+
+class FullSpectrum(NamedTuple):
+    """Spectra as the emulator takes them.
+
+    Attributes:
+        pixels: of `LastLayer.compress`.
+        louder: how much more noise each has than the training stars, (n_star,).
+    """
+
+    pixels: Compressed
+    louder: AnyArray
 
 
 @pytree
 class FullEmulator(Emulator):
-    """arcsinh of the flux is N(W' phi(x), (1 + phi' U phi) S), see `hbcal.numerics.last_layer`.
+    """arcsinh of the flux, and meta, are N(W' phi(x), (s + phi' U phi) S), see `hbcal.numerics.last_layer`.
+
+        s = 1 + median over pixels of (e^2 - photons) / max(S_pp, photons)
+
+    S is of the training stars, their photon noise in it. A spectrum whose errors e are larger or smaller than theirs
+    has as much more or less of all noise, as correlated as what labels leave over.
 
     Attributes:
         known: `Known`.
         layer: W, U and S.
+        photons: mean square of the training stars' errors, after the stretch, (n_pix,).
     """
 
     known: Known
     layer: LastLayer
+    photons: AnyArray
 
-    def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[Any, np.ndarray]:
-        """The numbers of `LastLayer.compress`; every pixel is needed."""
-        y = stretched(flux)
-        whole = np.isfinite(y).all(axis=1)
-        return self.layer.compress(jnp.asarray(np.where(whole[:, None], y, 0.0))), why_not(flux)
+    def read(
+        self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None
+    ) -> tuple[FullSpectrum, np.ndarray]:
+        """The numbers of `LastLayer.compress`; what is missing, of pixels a few, is integrated out."""
+        y = _with_meta(stretched(flux), meta)
+        photons = np.asarray(self.photons)
+        most = np.maximum(np.diagonal(np.asarray(self.layer.noise))[: len(photons)], photons)
+        more = (stretched_err(flux, flux_err) ** 2 - photons) / most
+        some = np.isfinite(more).any(axis=1, keepdims=True)
+        louder = 1.0 + np.nanmedian(np.where(some, more, 0.0), axis=1)
+        spectrum = FullSpectrum(self.layer.compress(y), jnp.asarray(np.maximum(louder, QUIETEST)))
+        return spectrum, why_not(flux, MOST_MISSING)
 
-    def log_likelihood(self, x: Float[Array, " n_label"], star: Any) -> Array:
-        """ln N(spectrum; W' phi, (1 + phi' U phi) S)."""
-        return self.layer.log_density(quadratic(x), *star)
+    def log_likelihood(self, x: Float[Array, " n_label"], star: FullSpectrum) -> Array:
+        """ln N(spectrum; W' phi, (s + phi' U phi) S)."""
+        return self.layer.log_density(quadratic(x), star.pixels, star.louder)
 
-    def misfit(self, x: Float[Array, " n_label"], star: Any) -> Array:
+    def misfit(self, x: Float[Array, " n_label"], star: FullSpectrum) -> Array:
         """chi2 per pixel."""
-        return self.layer.chi2(quadratic(x), *star) / self.layer.project.shape[0]
+        return self.layer.chi2(quadratic(x), star.pixels) / (star.louder * jnp.maximum(star.pixels.n, 1.0))
 
-    def guess(self, stars: Any) -> tuple[Array, Array]:
+    def predict(self, x: Float[Array, " n_label"]) -> Predicted:
+        """W' phi, and a root of (1 + phi' U phi) S, photon noise of the training stars in it."""
+        phi, n = quadratic(x), len(self.photons)
+        root = jnp.sqrt(1.0 + self.layer.leverage(phi)) * jnp.linalg.cholesky(jnp.asarray(self.layer.noise)[:n, :n])
+        return Predicted(phi @ jnp.asarray(self.layer.mean)[:, :n], jnp.zeros(n), root)
+
+    def guess(self, stars: FullSpectrum) -> tuple[Array, Array]:
         """The mode near the likeliest training star."""
         return mode_near(self, stars)
 
@@ -70,13 +112,20 @@ def quadratic(x: Float[Array, " n_label"]) -> Array:
     return jnp.concatenate([jnp.ones(1), x, (x[:, None] * x[None, :])[upper]])
 
 
-def train_full(known: Known, x: np.ndarray, flux: np.ndarray) -> FullEmulator:
+def _with_meta(y: np.ndarray, meta: np.ndarray | None) -> np.ndarray:
+    return y if meta is None else np.concatenate([y, meta], axis=1)
+
+
+def train_full(
+    known: Known, x: np.ndarray, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None
+) -> FullEmulator:
     """Fit weights and residual covariance in closed form.
 
     Args:
         known: of the training stars.
         x: scaled labels, (n_star, n_label).
-        flux: (n_star, n_pix); stars with a missing pixel are left aside.
+        flux, flux_err: (n_star, n_pix); stars with a missing pixel are left aside.
+        meta: (n_star, n_meta), as `Emulator.read` takes it.
 
     Returns:
         `FullEmulator`.
@@ -85,11 +134,11 @@ def train_full(known: Known, x: np.ndarray, flux: np.ndarray) -> FullEmulator:
         HbcalError where fewer whole stars are left than pixels and their correlation ask for.
 
     Example:
-        >>> train_full(tiny_emulator().known, np.zeros((3, 2)), np.ones((3, 6)))
+        >>> train_full(tiny_emulator().known, np.zeros((3, 2)), np.ones((3, 6)), np.ones((3, 6)))
         Traceback (most recent call last):
         hbcal._errors.HbcalError: 3 of 3 training stars have every pixel; a quadratic emulator of 6 ...
     """
-    y = stretched(flux)
+    y = _with_meta(stretched(flux), meta)
     whole = np.isfinite(y).all(axis=1)
     features = np.asarray(jax.vmap(quadratic)(jnp.asarray(x[whole])))
     least = 2 * (y.shape[1] + features.shape[1])
@@ -98,4 +147,5 @@ def train_full(known: Known, x: np.ndarray, flux: np.ndarray) -> FullEmulator:
             f"{len(features)} of {len(y)} training stars have every pixel; a quadratic emulator of {y.shape[1]} "
             f"correlated pixels needs {least}: give more stars, or --noise independent."
         )
-    return FullEmulator(known, last_layer(features, y[whole], RIDGE))
+    photons = (stretched_err(flux, flux_err)[whole] ** 2).mean(axis=0)
+    return FullEmulator(known, last_layer(features, y[whole], RIDGE), photons)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from hbcal.numerics.principal import principal_scores
 
 N_HIDDEN, N_LAST, N_DIM = 64, 32, 60
 HELD = 0.1
-SETTINGS = TrainSettings(epochs=800, batch=64, rate=3e-3, decay=1e-4)
+SETTINGS = TrainSettings(epochs=800, batch=64, rate=3e-3, decay=1e-4, every=20)
 
 
 class Net(nnx.Module):
@@ -36,8 +37,8 @@ class Net(nnx.Module):
 
 def train_hidden(
     x: np.ndarray, flux: np.ndarray, flux_err: np.ndarray, *, seed: int = 0, settings: TrainSettings = SETTINGS,
-    progress: Callable[[str], None] = lambda text: None,
-) -> Hidden:  # fmt: skip
+    state: Path | None = None, progress: Callable[[str], None] = lambda text: None,
+) -> tuple[Hidden, np.ndarray]:  # fmt: skip
     """Train a network on chi2, and keep its features.
 
     Chi2 is taken in the spectra's principal components, see `hbcal.numerics.principal`, so that the cost does not hang
@@ -48,10 +49,11 @@ def train_hidden(
         flux, flux_err: (n_star, n_pix), NaN where missing.
         seed: of start and order.
         settings: `TrainSettings`.
+        state: file to keep the state of training in.
         progress: called with lines of text.
 
     Returns:
-        `Hidden`.
+        `Hidden`, and the learning curve.
 
     Errors:
         None.
@@ -59,8 +61,9 @@ def train_hidden(
     Example:
         >>> spectra = tiny_spectra()
         >>> few = replace(SETTINGS, epochs=2)
-        >>> train_hidden(spectra.labels / 5000.0, spectra.flux, spectra.flux_err, settings=few).last.shape
-        (64, 32)
+        >>> hidden, curve = train_hidden(spectra.labels / 5000.0, spectra.flux, spectra.flux_err, settings=few)
+        >>> hidden.last.shape, curve.shape
+        ((64, 32), (2, 2))
     """
     z = principal_scores(flux, flux_err, N_DIM)
     unit = max(float(z.std(axis=0).max()), 1.0)
@@ -73,9 +76,17 @@ def train_hidden(
     def off(net: Net, batch: dict[str, Array]) -> Array:
         return ((net(batch["x"]) - batch["z"]) ** 2).mean()
 
+    def say(at: int, loss: float, score: float) -> None:
+        if (at + 1) % settings.every == 0:  # epochs are short and many
+            progress(
+                f"training: features of the labels, epoch {at + 1} of {settings.epochs}, loss {loss:.3g}, "
+                f"score on unseen stars {score:.3g}"
+            )
+
     curve = fit(
-        net, lambda net, batch, key: off(net, batch), lambda net: -off(net, held), data, replace(settings, seed=seed)
-    )
+        net, lambda net, batch, key: off(net, batch), lambda net: -off(net, held), data, replace(settings, seed=seed),
+        state=state, progress=say,
+    )  # fmt: skip
     progress(f"training: features of the labels, {len(curve)} epochs, unseen stars off by {-curve[:, 1].max():.3g}")
     leaves: Any = (net.first.kernel, net.first.bias, net.last.kernel, net.last.bias)
-    return Hidden(*(np.asarray(leaf[...], float) for leaf in leaves))
+    return Hidden(*(np.asarray(leaf[...], float) for leaf in leaves)), curve

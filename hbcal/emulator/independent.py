@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -84,8 +85,9 @@ def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndar
 
 def train_independent(
     known: Known, mean: np.ndarray, root: np.ndarray, spectra: Any, rows: np.ndarray, method: str, *, seed: int = 0,
-    like: Components | None = None, progress: Callable[[str], None] = lambda text: None,
-) -> PixelEmulator:  # fmt: skip
+    like: Components | None = None, folder: Path | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[PixelEmulator, dict[str, np.ndarray]]:  # fmt: skip
     """Fit the emulator of independent pixels, and what is known of its stars' labels once their spectra are understood.
 
     Args:
@@ -96,10 +98,11 @@ def train_independent(
         method: ``"quadratic"``, ``"network"`` or ``"process"``.
         seed: of the network.
         like: processes: components of other stars' spectra, whose kernel and number are to be these ones' too.
+        folder: where the state of the network's training is kept.
         progress: called with lines of text.
 
     Returns:
-        The emulator.
+        The emulator, and the learning curve of its network by name; none where there is no network.
 
     Errors:
         HbcalError where there are fewer stars than features.
@@ -112,8 +115,10 @@ def train_independent(
     reported, reported_err = (spectra.labels[rows] - known.centre) / known.unit, spectra.labels_err[rows] / known.unit
     mean, cov = mean[rows], root[rows] @ np.swapaxes(root[rows], 1, 2)
     features: Any = Quadratic()
+    curves: dict[str, np.ndarray] = {}
     if method == "network":
-        features = train_hidden(mean, flux, err, seed=seed, progress=progress)
+        state = folder and folder / "hidden.npz"
+        features, curves["features"] = train_hidden(mean, flux, err, seed=seed, state=state, progress=progress)
     elif method == "process":
         features = train_processes(mean, flux, err, seed=seed, like=like, progress=progress)
     n_feature = features.of(jnp.zeros(mean.shape[1])).shape[0]
@@ -126,4 +131,4 @@ def train_independent(
     density = label_density(x)
     typical = np.sort(np.asarray(jax.lax.map(density.log_density, jnp.asarray(x), batch_size=1024)))
     starts = x[np.random.default_rng(0).permutation(len(x))[:N_START]]
-    return replace(emulator, known=replace(known, density=density, typical=typical, starts=starts))
+    return replace(emulator, known=replace(known, density=density, typical=typical, starts=starts)), curves

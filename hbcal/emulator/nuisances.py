@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from jax.scipy.stats import norm
 from hbcal._errors import HbcalError
 from hbcal._pytree import pytree, static
 from hbcal._typing import AnyArray, Array, Float
-from hbcal.emulator.base import Emulator, Known
+from hbcal.emulator.base import Emulator, Known, Predicted
+from hbcal.emulator.basis import read_basis
 from hbcal.emulator.pixels import PixelEmulator
 from hbcal.numerics.moved_weights import continuum_terms, curves, line_width, moved, stretches
 from hbcal.numerics.packed_spectrum import Moments, PackedSpectrum, error_given, moments, off_by, pack_own
@@ -37,12 +39,14 @@ class Nuisances:
         continuum_sd: of each of its Legendre coefficients.
         velocity: km/s.
         broadening: km/s; the variance in velocity that lines gain is half normal, its scale broadening^2.
+        basis: file of shapes that may multiply the flux, with their sds, see `hbcal.emulator.basis.read_basis`.
     """
 
     continuum: int | None = None
     continuum_sd: float = 0.1
     velocity: float = 0.0
     broadening: float = 0.0
+    basis: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("continuum_sd", "velocity", "broadening"):
@@ -55,7 +59,8 @@ class Nuisances:
     @property
     def some(self) -> bool:
         """Whether there is any."""
-        return (self.continuum is not None and self.continuum_sd > 0) or self.velocity > 0 or self.broadening > 0
+        tilted = self.continuum is not None and self.continuum_sd > 0
+        return tilted or self.velocity > 0 or self.broadening > 0 or self.basis is not None
 
 
 @pytree
@@ -75,10 +80,10 @@ class NuisedSpectrum:
 
 @pytree
 class NuisanceEmulator(Emulator):
-    """f is N(m(c) T(v, b) W phi(x), V + emulator error),  c ~ N(0, S^2), b >= 0, c = (continuum, v, b) integrated out.
+    """f is N(m(c) T(v, b) W phi(x), V + emulator error),  c ~ N(0, S^2), b >= 0, c = (m's, v, b) integrated out.
 
-    m = 1 + sum_k c_k P_k multiplies, T shifts and broadens (`hbcal.numerics.moved_weights`). Around the likeliest
-    (x_0, c_0) of each star, found when it is read,
+    m = (1 + sum_k c_k P_k) exp(sum_j c_j b_j) multiplies, T shifts and broadens (`hbcal.numerics.moved_weights`).
+    Around the likeliest (x_0, c_0) of each star, found when it is read,
 
         f ~ W_0 phi(x) + B (c - c_0),   W_0 = m(c_0) T(c_0) W,   B = d(m T W phi(x_0)) / dc
 
@@ -92,6 +97,7 @@ class NuisanceEmulator(Emulator):
         pixels: the emulator.
         sd: S, (n_nuisance,).
         reach: how far from c_0 the linear form is trusted, (n_nuisance,).
+        tilts, shapes: P and b, (n_pix, n).
         what: as asked for.
         names: of the nuisances; units are 1, km/s and (km/s)^2.
     """
@@ -100,11 +106,16 @@ class NuisanceEmulator(Emulator):
     pixels: PixelEmulator
     sd: AnyArray
     reach: AnyArray
+    tilts: AnyArray
+    shapes: AnyArray
     what: Nuisances = static()
     names: tuple[str, ...] = static()
+    stretches = PixelEmulator.stretches
     n_draw = PixelEmulator.n_draw
 
-    def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[NuisedSpectrum, np.ndarray]:
+    def read(
+        self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None
+    ) -> tuple[NuisedSpectrum, np.ndarray]:
         """Sums of every spectrum around its own nuisances."""
         mover = _Mover(self, flux, flux_err)
         seen = np.isfinite(mover.flux) & np.isfinite(mover.err) & np.isfinite(np.asarray(self.pixels.layer.scatter))
@@ -129,6 +140,10 @@ class NuisanceEmulator(Emulator):
         if self._broadens:
             chi2 = chi2 + jnp.minimum(self._positive(x, star), 0.0) ** 2
         return chi2 / jnp.maximum(star.packed.n_seen, 1.0)
+
+    def predict(self, x: Float[Array, " n_label"]) -> Predicted:
+        """Of a spectrum that no nuisance has touched."""
+        return self.pixels.predict(x)
 
     def guess(self, stars: NuisedSpectrum) -> tuple[Array, Array]:
         """The emulator's own, of sums without the nuisances."""
@@ -215,7 +230,7 @@ def with_nuisances(emulator: Emulator, nuisances: Nuisances) -> Emulator:
     if not isinstance(emulator, PixelEmulator):
         raise HbcalError(
             "Nuisances need an emulator of independent pixels, and this one learned how its pixels vary together (as "
-            "those of Gaia XP do): leave continuum, velocity and broadening away."
+            "those of Gaia XP do): leave continuum, velocity, broadening and basis away."
         )
     wave = np.asarray(emulator.known.wave)
     if not (wave > 0).all():
@@ -226,18 +241,24 @@ def with_nuisances(emulator: Emulator, nuisances: Nuisances) -> Emulator:
     names: list[str] = []
     sd: list[float] = []
     reach: list[float] = []
+    tilts = shapes = np.zeros((len(wave), 0))
     if nuisances.continuum is not None and nuisances.continuum_sd > 0:
-        terms = continuum_terms(wave, stretch, nuisances.continuum)[1]
+        tilts, terms = continuum_terms(wave, stretch, nuisances.continuum)
         names += terms
         sd += [nuisances.continuum_sd] * len(terms)
-        reach += [np.inf] * len(terms)
+    if nuisances.basis is not None:
+        basis = read_basis(Path(nuisances.basis), wave)
+        shapes, names, sd = basis.shape, [*names, *basis.names], [*sd, *basis.sd]
+    reach += [np.inf] * len(names)
     phi = np.asarray(emulator.features.of(jnp.asarray(emulator.known.starts).mean(axis=0)))
     width = line_width(curves(wave, stretch, np.asarray(emulator.layer.weights) @ phi))
     if nuisances.velocity > 0:
         names, sd, reach = [*names, "velocity"], [*sd, nuisances.velocity], [*reach, STRAIGHT * width]
     if nuisances.broadening > 0:
         names, sd, reach = [*names, "broadening"], [*sd, nuisances.broadening**2], [*reach, STRAIGHT * width**2]
-    return NuisanceEmulator(emulator.known, emulator, np.array(sd), np.array(reach), nuisances, tuple(names))
+    return NuisanceEmulator(
+        emulator.known, emulator, np.array(sd), np.array(reach), tilts, shapes, nuisances, tuple(names)
+    )
 
 
 class _Mover:
@@ -249,10 +270,7 @@ class _Mover:
         self.weights = np.asarray(layer.weights)
         self.stretch = stretches(self.wave, np.isfinite(np.asarray(layer.scatter)))
         self.made = curves(self.wave, self.stretch, self.weights)
-        degree = emulator.what.continuum
-        self.terms = np.zeros((len(self.wave), 0))
-        if degree is not None and emulator.names[:1] and emulator.names[0].startswith("continuum"):
-            self.terms = continuum_terms(self.wave, self.stretch, degree)[0]
+        self.tilts, self.shapes = np.asarray(emulator.tilts), np.asarray(emulator.shapes)
         self.most = FAR * emulator.what.velocity
         usable = (self.stretch >= 0)[None] & ~self._edge()[None]
         self.flux, self.err = np.where(usable, flux, np.nan), np.where(usable, err, np.nan)
@@ -265,18 +283,20 @@ class _Mover:
             edge[self.stretch == s] = np.minimum(at - at[0], at[-1] - at) < width
         return edge
 
-    def _split(self, centre: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """Continuum, velocity and broadening of one star's c."""
-        at = dict(zip(self.of.names, centre, strict=True))
-        return centre[: self.terms.shape[1]], at.get("velocity", 0.0), at.get("broadening", 0.0)
+    def _split(self, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
+        """m, dm / dc, velocity and broadening of one star's c."""
+        at, n = dict(zip(self.of.names, centre, strict=True)), self.tilts.shape[1]
+        tilt = 1.0 + self.tilts @ centre[:n]
+        shape = np.exp(self.shapes @ centre[n : n + self.shapes.shape[1]])
+        level, slopes = tilt * shape, [shape[:, None] * self.tilts, (tilt * shape)[:, None] * self.shapes]
+        return level, np.concatenate(slopes, axis=1), at.get("velocity", 0.0), at.get("broadening", 0.0)
 
     def columns(self, centre: np.ndarray, x: np.ndarray) -> np.ndarray:
         """[W_0, B] of one star, (n_pix, n_feature + n_nuisance)."""
-        bend, velocity, broadening = self._split(centre)
+        level, slopes, velocity, broadening = self._split(centre)
         here = moved(self.made, velocity, broadening)
-        level = 1.0 + self.terms @ bend
         phi = np.asarray(self.of.pixels.features.of(jnp.asarray(x)))
-        parts = [level[:, None] * here, self.terms * (here @ phi)[:, None]]
+        parts = [level[:, None] * here, slopes * (here @ phi)[:, None]]
         if velocity or broadening or self.of.names[-1] in ("velocity", "broadening"):
             flux = curves(self.wave, self.stretch, self.weights @ phi)
             slope = lambda order, unit: (level * moved(flux, velocity, broadening, order) / unit)[:, None]  # noqa: E731

@@ -12,7 +12,7 @@ import numpy as np
 
 from hbcal._pytree import pytree
 from hbcal._typing import AnyArray, Array, Float
-from hbcal.emulator.base import Emulator, Known
+from hbcal.emulator.base import Emulator, Known, Predicted
 from hbcal.emulator.full import quadratic
 from hbcal.numerics.gaussian_process import Processes
 from hbcal.numerics.packed_spectrum import Moments, PackedSpectrum, moments, off_by, pack_spectra, without
@@ -136,9 +136,12 @@ class PixelEmulator(Emulator):
     layer: PixelLayer
     features: Any
     scale: AnyArray
+    stretches = False
     n_draw = 768
 
-    def read(self, flux: np.ndarray, flux_err: np.ndarray) -> tuple[PixelSpectrum, np.ndarray]:
+    def read(
+        self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None
+    ) -> tuple[PixelSpectrum, np.ndarray]:
         """Sums over the pixels that are there; the flux as it is given."""
         packed = pack_spectra(self.layer, flux, flux_err)
         n_feature = self.layer.weights.shape[1]
@@ -159,6 +162,13 @@ class PixelEmulator(Emulator):
     def misfit(self, x: Float[Array, " n_label"], star: PixelSpectrum) -> Array:
         """chi2 per pixel."""
         return self._off(x, star)[0] / jnp.maximum(star.packed.n_seen, 1.0)
+
+    def predict(self, x: Float[Array, " n_label"]) -> Predicted:
+        """W phi, s^2 + phi' U phi / b, and W times the root of the covariance of phi."""
+        layer, phi = self.layer, self.features.of(x)
+        weights, doubt = jnp.asarray(layer.weights), None if self.features.known else self.features.doubt(x)
+        own = jnp.asarray(layer.scatter) + (phi @ layer.spread @ phi) / jnp.asarray(layer.scale)
+        return Predicted(weights @ phi, own, weights @ self.reach(x, doubt))
 
     def guess(self, stars: PixelSpectrum) -> tuple[Array, Array]:
         """As `guess_packed`."""

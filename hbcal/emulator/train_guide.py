@@ -20,7 +20,7 @@ HELD = 0.1
 
 def tune_guide(
     emulator: AutoregressiveEmulator, flux: np.ndarray, flux_err: np.ndarray, draws: np.ndarray, share: np.ndarray,
-    settings: TrainSettings, *, dropout: float, state: Path | None = None,
+    settings: TrainSettings, *, dropout: float, meta: np.ndarray | None = None, state: Path | None = None,
 ) -> tuple[AutoregressiveEmulator, np.ndarray]:  # fmt: skip
     """The emulator with a guide that has seen weighted draws of its posteriors.
 
@@ -36,6 +36,7 @@ def tune_guide(
         share: of each draw, (n_star, n_draw).
         settings: of the training.
         dropout: share of hidden units silenced.
+        meta: (n_star, n_meta), as `Emulator.read` takes it.
         state: file to keep the state of training in.
 
     Returns:
@@ -59,7 +60,7 @@ def tune_guide(
 
     Source: inference compilation, Le et al. 2017, AISTATS; reweighted wake-sleep, Bornschein and Bengio 2015, ICLR.
     """
-    z, level, _ = emulator.components.of(flux, flux_err)
+    z, level, _ = emulator.components.of(flux, flux_err, meta)
     near = emulator.components.near(z, level)
     table = {"seen": near, "x": jnp.asarray(draws, jnp.float32), "share": jnp.asarray(share, jnp.float32)}
     n_held = max(round(HELD * len(near)), 1)

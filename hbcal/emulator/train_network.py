@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from hbcal._typing import Array, Float
-from hbcal.emulator.autoregressive import FAR, AutoregressiveEmulator, components
+from hbcal.emulator.autoregressive import FAR, AutoregressiveEmulator, Seen, components
 from hbcal.emulator.base import Known
 from hbcal.networks.autoregressive import Autoregressive, asleep, linear_start, stacked
 from hbcal.networks.guide import Guide
@@ -95,8 +95,8 @@ def contrast(
 
 def train_networks(
     known: Known, flux: np.ndarray, flux_err: np.ndarray, mean: np.ndarray, root: np.ndarray, width: np.ndarray,
-    unseen: np.ndarray, rows: np.ndarray, settings: NetworkSettings, *, folder: Path | None = None,
-    progress: Callable[[str], None] = lambda text: None,
+    unseen: np.ndarray, rows: np.ndarray, settings: NetworkSettings, *, meta: np.ndarray | None = None,
+    folder: Path | None = None, progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[AutoregressiveEmulator, dict[str, np.ndarray]]:  # fmt: skip
     """Train networks and guide on all stars but some, and temper their density on those.
 
@@ -108,6 +108,7 @@ def train_networks(
         unseen: rows that stop the training early and set the temper.
         rows: those that are trained on.
         settings: `NetworkSettings`.
+        meta: (n_star, n_meta), as `Emulator.read` takes it.
         folder: where the state of the training is kept.
         progress: called with lines of text.
 
@@ -126,8 +127,9 @@ def train_networks(
         >>> sorted(curves), curves["guide"].shape
         (['guide', 'net0'], (2, 2))
     """
-    found = components(flux[rows], flux_err[rows], min(settings.n_dim, flux.shape[1] - 1))
-    z, level, _ = found.of(flux, flux_err)
+    some = lambda at: None if meta is None else meta[at]  # noqa: E731
+    found = components(flux[rows], flux_err[rows], min(settings.n_dim, flux.shape[1] - 1), some(rows))
+    z, level, _ = found.of(flux, flux_err, meta)
     single = lambda v: jnp.asarray(v, jnp.float32)  # noqa: E731
     table = {
         "x": single(mean), "root": single(root), "z": single(np.clip(z, -FAR, FAR)),
@@ -191,17 +193,14 @@ def train_networks(
     graph, states = stacked(nets)
     guide_graph, guide_state = asleep(guide)
     emulator = AutoregressiveEmulator(known, found, jnp.ones(()), states, guide_state, graph, guide_graph)
-    temper = _temper(emulator, flux[unseen], flux_err[unseen], held["x"], density, single(width))
+    stars, _ = emulator.read(flux[unseen], flux_err[unseen], some(unseen))
+    temper = _temper(emulator, stars, held["x"], density, single(width))
     progress(f"training: the density of unseen stars is raised to the power {temper:.2f}")
     return replace(emulator, temper=jnp.asarray(temper)), curves
 
 
-def _temper(
-    emulator: AutoregressiveEmulator, flux: np.ndarray, flux_err: np.ndarray, x: Array, density: LabelDensity,
-    width: Array,
-) -> float:  # fmt: skip
+def _temper(emulator: AutoregressiveEmulator, stars: Seen, x: Array, density: LabelDensity, width: Array) -> float:
     """The power of the density under which unseen stars' labels are told from rivals best."""
-    stars, _ = emulator.read(flux, flux_err)
 
     @jax.jit
     def score(power: Array) -> Array:

@@ -125,6 +125,37 @@ def weigh_around(
     return draws, jax.vmap(log_density)(draws) - proposal
 
 
+def resampled(
+    rng: np.random.Generator, draws: Float[np.ndarray, "n_star m n"], share: Float[np.ndarray, "n_star m"]
+) -> np.ndarray:
+    """As many draws that all count the same: each as often as its share says, to within one.
+
+    Args:
+        rng: of where counting begins, and of the order.
+        draws: of every star.
+        share: theirs; adds up to anything.
+
+    Returns:
+        The shape of `draws`; a star whose shares are not numbers keeps its draws.
+
+    Errors:
+        None.
+
+    Example:
+        >>> draws = np.arange(4.0)[None, :, None]
+        >>> sorted(resampled(np.random.default_rng(0), draws, np.array([[0.5, 0.0, 0.25, 0.25]])).ravel().tolist())
+        [0.0, 0.0, 2.0, 3.0]
+
+    Source: systematic resampling, e.g. Douc, Cappe and Moulines 2005, arXiv:cs/0507025.
+    """
+    n_star, m = share.shape
+    below = np.cumsum(share, axis=1) / share.sum(axis=1, keepdims=True)
+    at = (np.arange(m) + rng.uniform(size=(n_star, 1))) / m
+    rows = np.stack([np.searchsorted(one, here, side="right") for one, here in zip(below, at, strict=True)])
+    rows = np.where(np.isfinite(below).all(axis=1, keepdims=True), np.minimum(rows, m - 1), np.arange(m))
+    return np.take_along_axis(draws, rng.permuted(rows, axis=1)[:, :, None], axis=1)
+
+
 def closer(draws: Float[Array, "m n"], weight: Float[Array, " m"], *, wider: float = 1.2) -> tuple[Array, Array]:
     """Where weighted draws say that the density is: centre and root for the next round of `weigh_around`.
 

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 
 from hbcal._pytree import pytree
 from hbcal._typing import AnyArray, Array, Float
+
+
+class Compressed(NamedTuple):
+    """Spectra as their sufficient statistics: whitened pixels, turned so that n_feature of them have a mean, R phi.
+
+    Attributes:
+        r: R of the pixels that each star has, (n_star, n_feature, n_feature).
+        seen: the numbers with a mean, (n_star, n_feature).
+        rest: sum of squares of the others, (n_star,).
+        n: pixels that are there, (n_star,).
+    """
+
+    r: AnyArray
+    seen: AnyArray
+    rest: AnyArray
+    n: AnyArray
 
 
 @pytree
@@ -20,36 +38,45 @@ class LastLayer:
 
     Attributes:
         spread: U, (n_feature, n_feature).
-        r: R, (n_feature, n_feature).
-        project: from pixels to the n_feature numbers, (n_pix, n_feature).
-        whiten: from pixels to whitened ones, (n_pix, n_pix).
+        mean: of W, (n_feature, n_pix).
+        noise: S, (n_pix, n_pix).
     """
 
     spread: AnyArray
-    r: AnyArray
-    project: AnyArray
-    whiten: AnyArray
+    mean: AnyArray
+    noise: AnyArray
 
-    def compress(self, flux: Float[Array, "n_star n_pix"]) -> tuple[Array, Array]:
-        """A spectrum as its sufficient statistics.
+    def compress(self, flux: Float[np.ndarray, "n_star n_pix"]) -> Compressed:
+        """Spectra as their sufficient statistics; what is missing is integrated out.
 
         Args:
-            flux: spectra without missing pixels.
+            flux: NaN where missing: another set of pixels asks for another factor of S, n_pix^3 / 3 operations.
 
         Returns:
-            The numbers with a mean, (n_star, n_feature), and the sum of squares of the others, (n_star,).
+            `Compressed`.
 
         Errors:
-            None; NaN where a pixel is.
+            None; of fewer pixels than features, R has rows of zeros.
 
         Example:
             >>> layer = last_layer(np.ones((20, 1)), np.random.default_rng(0).normal(size=(20, 2)), 1e-6)
-            >>> [each.shape for each in layer.compress(jnp.zeros((3, 2)))]
-            [(3, 1), (3,)]
+            >>> found = layer.compress(np.array([[0.0, 0.0], [0.0, np.nan]]))
+            >>> found.r.shape, found.n.tolist()
+            ((2, 1, 1), [2.0, 1.0])
         """
-        seen = flux @ self.project
-        white = flux @ self.whiten
-        return seen, jnp.maximum((white**2).sum(-1) - (seen**2).sum(-1), 0.0)
+        n_star, n_feature, there = len(flux), len(self.mean), np.isfinite(flux)
+        r, seen = np.zeros((n_star, n_feature, n_feature)), np.zeros((n_star, n_feature))
+        rest = np.zeros(n_star)
+        patterns, which = np.unique(there, axis=0, return_inverse=True)
+        for k, pixels in enumerate(patterns):
+            rows = np.flatnonzero(which == k)
+            root = np.linalg.cholesky(np.asarray(self.noise)[np.ix_(pixels, pixels)])
+            q, turned = np.linalg.qr(np.linalg.solve(root, np.asarray(self.mean)[:, pixels].T))
+            white = np.linalg.solve(root, flux[np.ix_(rows, pixels)].T).T
+            n = q.shape[1]
+            r[rows, :n], seen[rows, :n] = turned, white @ q
+            rest[rows] = np.maximum((white**2).sum(axis=1) - (seen[rows] ** 2).sum(axis=1), 0.0)
+        return Compressed(*map(jnp.asarray, (r, seen, rest, there.sum(axis=1).astype(float))))
 
     def leverage(self, features: Float[Array, " n_feature"]) -> Array:
         """phi' U phi: how much the weights' uncertainty adds to the noise; large away from the training stars.
@@ -70,12 +97,13 @@ class LastLayer:
         """
         return features @ self.spread @ features
 
-    def log_density(self, features: Float[Array, " n_feature"], seen: Float[Array, " n_feature"], rest: Array) -> Array:
-        """ln N(flux; mean' phi, (1 + phi' U phi) S), less what does not hang on phi.
+    def log_density(self, features: Float[Array, " n_feature"], star: Compressed, louder: AnyArray) -> Array:
+        """ln N(flux; mean' phi, (s + phi' U phi) S), less what does not hang on phi.
 
         Args:
             features: phi.
-            seen, rest: of `compress`.
+            star: one, of `compress`.
+            louder: s, how much more noise it has than the training stars, ().
 
         Returns:
             A number.
@@ -85,34 +113,34 @@ class LastLayer:
 
         Example:
             >>> layer = last_layer(np.ones((20, 1)), np.random.default_rng(0).normal(size=(20, 2)), 1e-6)
-            >>> seen, rest = layer.compress(jnp.zeros((1, 2)))
-            >>> float(layer.log_density(jnp.ones(1), seen[0], rest[0])) < 0
+            >>> star = Compressed(*(each[0] for each in layer.compress(np.zeros((1, 2)))))
+            >>> float(layer.log_density(jnp.ones(1), star, 1.0)) < 0
             True
         """
-        inflated = 1.0 + self.leverage(features)
-        n_pix = self.project.shape[0]
-        return -0.5 * (n_pix * jnp.log(inflated) + self.chi2(features, seen, rest) / inflated)
+        inflated = louder + self.leverage(features)
+        told = jnp.asarray(star.n) * jnp.log(inflated) + self.chi2(features, star) / inflated
+        return -0.5 * told
 
-    def chi2(self, features: Float[Array, " n_feature"], seen: Float[Array, " n_feature"], rest: Array) -> Array:
+    def chi2(self, features: Float[Array, " n_feature"], star: Compressed) -> Array:
         """(flux - mean' phi)' S^-1 (flux - mean' phi).
 
         Args:
             features: phi.
-            seen, rest: of `compress`.
+            star: one, of `compress`.
 
         Returns:
-            A number; about n_pix where emulator and noise are right.
+            A number; about n where emulator and noise are right.
 
         Errors:
             None.
 
         Example:
             >>> layer = last_layer(np.ones((20, 1)), np.random.default_rng(0).normal(size=(20, 2)), 1e-6)
-            >>> seen, rest = layer.compress(jnp.ones((1, 2)))
-            >>> bool(layer.chi2(jnp.ones(1), seen[0], rest[0]) >= rest[0])
+            >>> star = Compressed(*(each[0] for each in layer.compress(np.ones((1, 2)))))
+            >>> bool(layer.chi2(jnp.ones(1), star) >= star.rest)
             True
         """
-        return ((seen - self.r @ features) ** 2).sum() + rest
+        return ((star.seen - star.r @ features) ** 2).sum() + jnp.asarray(star.rest)
 
 
 def last_layer(features: np.ndarray, flux: np.ndarray, ridge: float) -> LastLayer:
@@ -139,8 +167,8 @@ def last_layer(features: np.ndarray, flux: np.ndarray, ridge: float) -> LastLaye
         >>> phi = rng.normal(size=(500, 2))
         >>> mean = phi @ np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 1.0]])
         >>> layer = last_layer(phi, mean + rng.normal(size=(500, 3)), 1e-6)
-        >>> layer.r.shape
-        (2, 2)
+        >>> layer.mean.shape
+        (2, 3)
 
     Source: conjugate multivariate regression, e.g. Gelman et al., Bayesian Data Analysis, section 15.
     """
@@ -148,6 +176,5 @@ def last_layer(features: np.ndarray, flux: np.ndarray, ridge: float) -> LastLaye
     mean = spread @ (features.T @ flux)
     left = flux - features @ mean
     noise = left.T @ left / (len(flux) - features.shape[1])
-    whiten = np.linalg.inv(np.linalg.cholesky(noise)).T  # flux @ whiten is white
-    q, r = np.linalg.qr((mean @ whiten).T)
-    return LastLayer(spread, r, whiten @ q, whiten)
+    np.linalg.cholesky(noise)  # here rather than with the first star
+    return LastLayer(spread, mean, noise)

@@ -71,6 +71,29 @@ class Spectra:
             return self.meta[:, self.meta_names.index(name)]
         return np.full(len(self.star), np.nan)
 
+    def beside(self, names: Sequence[str]) -> np.ndarray | None:
+        """Columns of meta, or differences of two such as ``bp-rp``, (n_star, n_name); None where no name is given.
+
+        Errors: HbcalError for a name that is not there.
+
+        Example:
+            >>> two = np.ones((2, 2))
+            >>> meta = np.array([[3.0, 2.0]] * 2)
+            >>> Spectra(two[0], two, two, two[0], two, two, ("a", "b"), meta, ("j", "k")).beside(["j-k"]).tolist()
+            [[1.0], [1.0]]
+        """
+        columns, absent = [], []
+        for name in names:
+            parts = [name] if name in self.meta_names else name.split("-")
+            absent += [part for part in parts if part not in self.meta_names]
+            columns.append(self.about(parts[0]) - (self.about(parts[1]) if len(parts) == 2 else 0.0))
+        if absent:
+            raise HbcalError(
+                f"The spectra have no {absent[0]!r} among what is known beside them"
+                f"{closest(absent[0], self.meta_names)}: their meta_names are [{some(self.meta_names, 20)}]."
+            )
+        return np.stack(columns, axis=1) if columns else None
+
 
 def read_spectra(files: Sequence[Path], *, labels: bool = False) -> Spectra:
     """Read files of the plain container, one after the other.
@@ -154,7 +177,10 @@ def agreeing(pieces: Iterable[tuple[str, Spectra]]) -> Iterator[Spectra]:
         if first is None:
             first, origin = piece, file
         if piece.wave.shape != first.wave.shape or not np.array_equal(piece.wave, first.wave):
-            raise HbcalError(f"{file} is not on the wavelength grid of {origin}: resample one of them.")
+            raise HbcalError(
+                f"{file} is not on the wavelength grid of {origin}: resample it with hbcal spectra convert --wave-from "
+                f"{origin}."
+            )
         if piece.label_names != first.label_names:
             raise HbcalError(
                 f"{file} has the labels {some(piece.label_names, 9)}, but {origin} has {some(first.label_names, 9)}: "

@@ -217,6 +217,52 @@ def test_a_shift_of_many_lines_is_found(trained):
     assert (np.abs(found["value"].to_numpy() - seen.labels) < 0.3 * UNIT).all()
 
 
+def test_extinction_is_integrated_out(trained, tmp_path):
+    """A curve that bends the two stretches apart, mag by mag, far beyond where it is linear."""
+    curve = -0.4 * np.log(10.0) * (WAVE / 5500.0) ** -1.6
+    np.savez(tmp_path / "dust.npz", wave=WAVE, basis=curve, sd=0.5, names="A_V")
+    dust, spectra = 0.5 * np.random.default_rng(0).normal(size=N), observe(N, 31)
+    level = np.exp(dust[:, None] * curve)
+    seen = replace(spectra, flux=spectra.flux * level, flux_err=spectra.flux_err * level)
+    what = Nuisances(basis=str(tmp_path / "dust.npz"))
+    found = label_spectra(trained, seen, fast=True, nuisances=what)
+    assert found["nuisance"].to_numpy().tolist() == ["A_V"]
+    told = summary(found, seen.labels, seen.labels_err)
+    for name in ("teff", "fe_h", "joint"):
+        assert within(told[name]["within_68"], 0.683)
+        assert within(told[name]["within_95"], 0.95)
+    z = (found["nuisance_value"].to_numpy()[:, 0] - dust) / found["nuisance_sd"].to_numpy()[:, 0]
+    assert within((np.abs(z) < 1.0).mean(), 0.683)
+    assert float(found["flag"].mean()) < 0.05
+    without = label_spectra(trained, seen, fast=True)  # planted: dust forgotten
+    assert float(without["flag"].mean()) > 0.5
+    both = label_spectra(trained, seen, fast=True, nuisances=replace(what, continuum=0, continuum_sd=0.01))
+    assert both["nuisance"].to_numpy().tolist() == ["continuum_0_0", "continuum_1_0", "A_V"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [({"wave": WAVE, "basis": WAVE}, "lacks the array.s. 'sd'"),
+     ({"wave": WAVE, "basis": WAVE[:5], "sd": 1.0}, "do not fit together"),
+     ({"wave": WAVE, "basis": WAVE, "sd": [1.0, 2.0]}, "do not fit together"),
+     ({"wave": WAVE, "basis": WAVE, "sd": 0.0}, "every sd positive"),
+     ({"wave": WAVE, "basis": np.nan * WAVE, "sd": 1.0}, "must be finite"),
+     ({"wave": WAVE[1:], "basis": WAVE[1:], "sd": 1.0}, "cover those of the emulator, 5000 to 5640"),
+     ({"wave": WAVE, "basis": WAVE.astype(str), "sd": 1.0}, "")],
+)  # fmt: skip
+def test_shapes_that_are_none_are_refused(trained, tmp_path, arrays, said):
+    np.savez(tmp_path / "shapes.npz", **arrays)
+    what = Nuisances(basis=str(tmp_path / "shapes.npz"))
+    if not said:  # numbers as text are numbers
+        assert with_nuisances(trained, what).names == ("basis_0",)
+        return
+    with pytest.raises(HbcalError, match=said):
+        with_nuisances(trained, what)
+    (tmp_path / "shapes.npz").write_bytes(b"no zip")
+    with pytest.raises(HbcalError, match=r"cannot be read as an \.npz of shapes"):
+        with_nuisances(trained, what)
+
+
 def test_nuts_says_the_same(trained, drawn, found, monkeypatch):
     monkeypatch.setattr(job, "BATCH", 32)
     full = label_spectra(trained, drawn[0].take(slice(32)), nuisances=WHAT, settings=ManySettings(draws=120))

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import multivariate_normal
+from scipy.stats import chi2, kstest, multivariate_normal
 
+from hbcal.emulate import emulate
 from hbcal.emulator.files import load_emulator, save_emulator
 from hbcal.emulator.full import quadratic
 from hbcal.emulator.independent import neighbours_correlate
@@ -51,6 +52,17 @@ def test_its_error_is_that_of_each_pixel_on_the_average(world, trained):
     off = ((truth - layer.weights) @ phi.T) ** 2  # (n_pix, n_star)
     claimed = np.einsum("if,fg,ig->i", phi, layer.spread, phi)[None] / layer.scale[:, None]
     np.testing.assert_allclose(off.mean() / claimed.mean(), 1.0, atol=0.12)
+
+
+def test_what_it_expects_of_a_spectrum_is_as_far_off_as_it_says(world, trained):
+    seen, labels = world.observe(400, 23)
+    told = emulate(trained, dict(zip(seen.label_names, labels.T, strict=True)))
+    root, own = told["root"].to_numpy(), told["variance"].to_numpy() + seen.flux_err**2
+    cov = root @ np.swapaxes(root, 1, 2) + own[:, :, None] * np.eye(own.shape[1])
+    off = seen.flux - told["flux"].to_numpy()
+    far = np.einsum("sp,sp->s", off, np.linalg.solve(cov, off[..., None])[..., 0])
+    assert kstest(chi2.cdf(far, off.shape[1]), "uniform").pvalue > 1e-3
+    assert kstest(chi2.cdf(far * 1.1**2, off.shape[1]), "uniform").pvalue < 1e-6  # planted: a tenth too sure
 
 
 def test_a_masked_pixel_has_no_influence(world, trained):

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from hbcal._errors import HbcalError
+from hbcal.emulate import emulate
 from hbcal.emulator.files import about_emulator, load_emulator
 from hbcal.label import label_spectra
 from hbcal.numerics.gaussian_process import fit_processes, left_out
@@ -156,3 +157,18 @@ def test_missing_pixels_are_filled_with_what_the_others_say():
     found = principal_scores(gaps, err, 2)
     turn, *_ = np.linalg.lstsq(found, whole, rcond=None)
     assert np.abs(found @ turn - whole).max() < 0.1 * whole.std()
+
+
+def test_what_it_expects_of_a_spectrum_is_as_far_off_as_it_says(trained):
+    """In the space of the emulator's own errors: that of pixels alone, and together."""
+    seen = grid(150, 7)  # hardly any noise: what is left over is the emulator's
+    told = emulate(trained, dict(zip(seen.label_names, seen.labels.T, strict=True)))
+    off, root = seen.flux - told["flux"].to_numpy(), told["root"].to_numpy()
+    alone = told["variance"].to_numpy() + seen.flux_err**2
+    sd = np.sqrt(alone + (root**2).sum(axis=2))
+    assert 0.6 < (np.abs(off) < sd).mean() < 0.9
+    assert (np.abs(off) < 4.0 * sd).mean() > 0.99
+    assert (np.abs(off) < np.sqrt(alone)).mean() < 0.5  # planted: without what pixels have in common
+    beyond = emulate(trained, dict(zip(seen.label_names, (CENTRE + 5.0 * SCALE)[:, None], strict=True)))
+    assert bool(beyond["flag"][0])
+    assert (beyond["root"] ** 2).sum() > 5.0 * (told["root"][:1] ** 2).sum()

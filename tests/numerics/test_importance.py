@@ -6,7 +6,7 @@ import numpy as np
 from arviz_stats.base import array_stats
 from scipy.stats import chi2, f, kstest
 
-from hbcal.numerics.importance import DOF, closer, frames, newton_mode, weigh_around
+from hbcal.numerics.importance import DOF, closer, frames, newton_mode, resampled, weigh_around
 
 COV = np.array([[1.0, 0.6], [0.6, 2.0]])
 
@@ -94,3 +94,18 @@ def test_draws_in_frames_leave_a_covariance_without_the_error_of_a_sample():
     error = np.sqrt(0.683 * 0.317 / n_star)
     assert abs(held[0] - 0.683) < 3.3 * error
     assert held[1] < 0.683 - 3.3 * error
+
+
+def test_resampled_draws_are_as_often_there_as_their_shares_say():
+    rng = np.random.default_rng(3)
+    draws, share = rng.normal(size=(40, 96, 2)), rng.exponential(size=(40, 96)) ** 3
+    share[7] = np.nan  # a star without an answer
+    told = resampled(rng, draws, 5.0 * share)
+    assert told.shape == draws.shape
+    np.testing.assert_array_equal(np.sort(told[7], axis=0), np.sort(draws[7], axis=0))
+    wanted = 96 * share / share.sum(axis=1, keepdims=True)
+    often = (told[:, :, None, 0] == draws[:, None, :, 0]).sum(axis=1)
+    sound = np.arange(40) != 7
+    assert (np.abs(often - wanted)[sound] < 1.0).all()
+    first, last = told[sound][:, :48].mean(axis=(0, 1)), told[sound][:, 48:].mean(axis=(0, 1))
+    assert np.abs(first - last).max() < 0.2  # in no order: a part of the draws stands for all

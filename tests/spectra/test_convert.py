@@ -282,7 +282,7 @@ CASES = {
     "a star twice": (plain(star=["a", "a"]), (), "1 star(s) appear more than once", "'a'"),
     "a star in two files": (many(plain(), plain(".h5")), (), "2 star(s) appear more than once"),
     "grids that differ": (many(plain(), plain(wave=[5000.0, 5001, 5003], star=["c", "d"])), (),
-        "not on the wavelength grid", "resample"),
+        "not on the wavelength grid", "hbcal spectra convert --wave-from"),
     "labels that differ": (many(plain(), plain(star=["c", "d"], labels=np.ones((2, 1)), labels_err=np.ones((2, 1)),
         label_names=["teff"])), (), "has the labels", "'teff'"),
     "grids that do not meet": (plain(), ("--log-grid", "1,2,10"), "do not meet", "one unit"),
