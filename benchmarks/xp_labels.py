@@ -55,10 +55,12 @@ COLOURS = ("gaiaedr3_phot_g_mean_mag-j", "j-h", "h-k")  # no brightness: it woul
 
 def beyond(told: Any) -> list[str]:
     """What is not as good as it has to be."""
-    out = [f"{n}: robust sd {told[n]['robust_sd']:.3g}" for n, most in LIMITS.items() if told[n]["robust_sd"] > most]
+    out = [
+        f"{n}: robust sd {told[n]['robust_sd']:.3g}" for n, most in LIMITS.items() if not told[n]["robust_sd"] <= most
+    ]
     for name in LIMITS:
         for key, claim in (("quantile_68", 0.683), ("quantile_95", 0.95)):
-            if abs(told[name][key] - claim) > OFF:
+            if not abs(told[name][key] - claim) <= OFF:
                 out.append(f"{name}: {key} {told[name][key]:.3f}")
     return out
 

@@ -224,7 +224,7 @@ def label(
     emulator: Annotated[Path, typer.Argument(help="Folder of an emulator.")],
     spectra_files: Annotated[list[Path], typer.Argument(help="Files of spectra: .npz, .h5 or .zarr.")],
     out: Annotated[Path, typer.Option(help="File of labels to write: .nc.")],
-    fast: Annotated[bool, typer.Option("--fast", help="Weighted draws instead of NUTS.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Importance sampling instead of NUTS.")] = False,
     draws: Annotated[bool, typer.Option("--draws", help="Keep the draws.")] = False,
     continuum: Annotated[
         int | None, typer.Option(help="Degree of a polynomial that may multiply each stretch of a spectrum.")

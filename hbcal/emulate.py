@@ -27,7 +27,7 @@ def emulate(emulator: Emulator, labels: Mapping[str, np.ndarray]) -> xr.Dataset:
 
     Args:
         emulator: trained.
-        labels: name -> (n_star,), in the units of training: every label of the emulator.
+        labels: name -> (n_star,) or one number, in the units of training: every label of the emulator.
 
     Returns:
         flux(star, wave), in the unit of the training spectra, or of the median where the emulator is of stretched flux;
@@ -37,7 +37,7 @@ def emulate(emulator: Emulator, labels: Mapping[str, np.ndarray]) -> xr.Dataset:
         training stars.
 
     Errors:
-        HbcalError where a label is not given, or not a number for every star, or there is no star.
+        HbcalError where a label is not given, or not a number for every star, or labels differ in length or have none.
 
     Example:
         >>> found = emulate(tiny_pixels(), {"teff": np.array([5000.0]), "fe_h": np.array([-0.2])})
@@ -48,7 +48,12 @@ def emulate(emulator: Emulator, labels: Mapping[str, np.ndarray]) -> xr.Dataset:
     absent = [name for name in known.label_names if name not in labels]
     if absent:
         raise HbcalError(f"The emulator's label(s) {some(absent, 20)} are not given: its spectra need all of them.")
-    table = np.stack([np.asarray(labels[name], float) for name in known.label_names], axis=1)
+    columns = {name: np.atleast_1d(np.asarray(labels[name])) for name in known.label_names}
+    shapes = {column.shape for column in columns.values()}
+    if len(shapes) > 1 or len(next(iter(shapes))) > 1 or any(each.dtype.kind not in "fiu" for each in columns.values()):
+        each_of = ", ".join(f"{name}: {each.dtype} of the shape {each.shape}" for name, each in columns.items())
+        raise HbcalError(f"Labels must be as many numbers each, one per star, and these are {each_of}.")
+    table = np.stack([column.astype(float) for column in columns.values()], axis=1)
     if not len(table):
         raise HbcalError("There is no star: give at least one value of each label.")
     bad = np.flatnonzero(~np.isfinite(table).all(axis=1))

@@ -340,7 +340,8 @@ def _levels(labels: xr.Dataset, truth: np.ndarray, truth_err: np.ndarray) -> dic
     if "draws" not in labels:
         return found
     draws = labels["draws"].transpose("star", "draw", "label").to_numpy()
-    share = np.full(draws.shape[:2], 1.0 / draws.shape[1])
+    share = labels["weight"].to_numpy() if "weight" in labels else np.ones(draws.shape[:2])
+    share = share / share.sum(axis=1, keepdims=True)
     err = np.where(np.isfinite(truth_err), truth_err, 0.0)[:, None]
     apart = truth[:, None] - draws
     level = np.full(square.shape, np.nan)

@@ -109,15 +109,8 @@ def label_spectra(
     Source: Vehtari et al. 2024, JMLR 25, 72 (PSIS); Hoffman and Gelman 2014, JMLR 15, 1593 (NUTS).
     """
     trained = emulator.known
-    wave = np.asarray(trained.wave)
-    if spectra.wave.shape != wave.shape or not np.allclose(spectra.wave, wave, rtol=1e-6):
-        raise HbcalError(
-            f"The spectra have {len(spectra.wave)} pixels from {spectra.wave[0]:g} to {spectra.wave[-1]:g}, the "
-            f"emulator {len(wave)} from {wave[0]:g} to {wave[-1]:g}: resample them onto its grid with hbcal spectra "
-            "convert --wave-from FILE, one of the files that it was trained on."
-        )
+    meta = refuse_others(trained, spectra)
     emulator = with_nuisances(emulator, nuisances)
-    meta = spectra.beside(trained.meta_names)
     scaled = None if prior is None else (prior - np.asarray(trained.centre)) / np.asarray(trained.unit)
     density = None if scaled is None else label_density(scaled)
     parts, n, extra = [], len(spectra.star), _measured(trained, known, spectra.star)
@@ -140,6 +133,33 @@ def label_spectra(
         progress(f"labelling: {min(first + batch, n)} of {n} spectra")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
     return _dataset(emulator, spectra.star, joined, fast, keep_draws)
+
+
+def refuse_others(trained: Known, spectra: Spectra) -> np.ndarray | None:
+    """Refuse spectra that are not as an emulator was trained.
+
+    Args:
+        trained: of the emulator.
+        spectra: to be labelled.
+
+    Returns:
+        What the emulator takes beside them, (n_star, n_meta); None where that is nothing.
+
+    Errors:
+        HbcalError for other wavelengths, and where what it takes is not there.
+
+    Example:
+        >>> refuse_others(tiny_emulator().known, tiny_spectra()) is None
+        True
+    """
+    wave = np.asarray(trained.wave)
+    if spectra.wave.shape != wave.shape or not np.allclose(spectra.wave, wave, rtol=1e-6):
+        raise HbcalError(
+            f"The spectra have {len(spectra.wave)} pixels from {spectra.wave[0]:g} to {spectra.wave[-1]:g}, the "
+            f"emulator {len(wave)} from {wave[0]:g} to {wave[-1]:g}: resample them onto its grid with hbcal spectra "
+            "convert --wave-from FILE, one of the files that it was trained on."
+        )
+    return spectra.beside(trained.meta_names)
 
 
 def _measured(trained: Known, known: KnownLabels | None, star: np.ndarray) -> Measured:

@@ -23,7 +23,7 @@ from hbcal.emulator.base import Emulator
 from hbcal.emulator.files import MODEL, load_emulator
 from hbcal.emulator.nuisances import Nuisances, with_nuisances
 from hbcal.folder import check_file, write_text
-from hbcal.label import BATCH, NONE, label_spectra
+from hbcal.label import BATCH, NONE, label_spectra, refuse_others
 from hbcal.spectra.container import Spectra, agreeing, join
 from hbcal.spectra.formats import iter_any
 
@@ -122,6 +122,7 @@ def label_files(
         "known": _state(Path(known)) if known is not None else None,
         "basis": _state(Path(nuisances.basis)) if nuisances.basis is not None else None,
     }  # fmt: skip
+    refuse_others(trained.known, next(agreeing(iter_any(paths))))
     n_known = _count_known(asked.known, paths, str(known))
     begun = _begin(pieces, mark, resume=resume, overwrite=overwrite)
     n_done = 0

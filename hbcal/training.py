@@ -110,6 +110,7 @@ def train_emulator(
         raise HbcalError(f"There is no method {method!r} of training an emulator{closest(method, METHODS)}.")
     if noise not in NOISE:
         raise HbcalError(f"There is no noise {noise!r} of an emulator{closest(noise, NOISE)}.")
+    meta = (meta,) if isinstance(meta, str) else tuple(meta)
     if not isinstance(spectra, Spectra):
         spectra = read_any([Path(file) for file in spectra])
     if labels is not None:
@@ -127,9 +128,12 @@ def train_emulator(
     if meta and noise == "independent":
         raise HbcalError(
             f"What is measured beside the spectra ({some(meta, 9)}) is for emulators of correlated pixels: use --noise "
-            "correlated, or leave --meta away."
+            "correlated with --method network or quadratic, or leave --meta away."
         )
     spectra, left_out = _usable(spectra, method, noise, meta)
+    beside = spectra.beside(meta)
+    if beside is not None:
+        _refuse_alike(beside, meta)
     for reason, n in left_out.items():
         say(f"left out: {n}, {reason}")
     split = _split(len(spectra.star), seed, 0.0 if method == "process" else UNSEEN)
@@ -142,8 +146,8 @@ def train_emulator(
         "hbcal": __version__, "method": method, "noise": noise, "seed": seed, "settings": asdict(settings),
         "label_names": list(spectra.label_names), "meta": list(meta),
         "data": identity({
-            k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "flux_err", "labels", "labels_err", "meta")
-        }),
+            k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "flux_err", "labels", "labels_err")
+        } | {"meta": "" if beside is None else _digest(beside)}),
     }  # fmt: skip
     _refuse_another(out, mark)
     if (out / ABOUT).exists():
@@ -155,7 +159,7 @@ def train_emulator(
         (out / "training").mkdir(exist_ok=True)
         write_text(out / "training" / "mark.json", json.dumps(mark, indent=1))
         known, mean, root, width = _labels(spectra, split, noise)
-        known, beside = replace(known, meta_names=tuple(meta)), spectra.beside(meta)
+        known = replace(known, meta_names=tuple(meta))
         stop = f"{len(split.unseen)} to stop by, " if len(split.unseen) else ""
         say(f"training on {len(split.fit)} stars, {stop}{len(split.test)} to test")
         emulator: Emulator
@@ -246,6 +250,21 @@ def _train_full(
     return train_full(known, mean[rows], spectra.flux[rows], spectra.flux_err[rows], some)
 
 
+def _refuse_alike(beside: np.ndarray, meta: Sequence[str]) -> None:
+    """Columns that tell nothing, or nothing that the others do not: their covariance has no inverse."""
+    sd = beside.std(axis=0)
+    flat = [name for name, one, mean in zip(meta, sd, beside.mean(axis=0), strict=True) if one <= 1e-9 * abs(mean)]
+    if flat:
+        raise HbcalError(
+            f"What is measured beside the spectra as {some(flat)} is the same for all stars: leave it out."
+        )
+    if np.linalg.matrix_rank((beside - beside.mean(axis=0)) / sd, tol=1e-6 * len(beside) ** 0.5) < len(meta):
+        raise HbcalError(
+            f"Of what is measured beside the spectra, {some(meta, 20)}, one column follows from the others: leave one "
+            "out."
+        )
+
+
 def _usable(spectra: Spectra, method: str, noise: str, meta: Sequence[str]) -> tuple[Spectra, dict[str, int]]:
     """Stars that can train, the others counted by reason."""
     if noise == "independent":
@@ -262,7 +281,7 @@ def _usable(spectra: Spectra, method: str, noise: str, meta: Sequence[str]) -> t
         each = ", ".join(f"{n}: {reason}" for reason, n in left_out.items())
         raise HbcalError(
             f"None of {len(keep)} spectra can train ({each}): training needs pixels with positive errors, a positive "
-            "median flux and labels."
+            "median flux, labels, and what --meta names."
         )
     if method == "network" and keep.sum() < LEAST:
         raise HbcalError(

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import xarray as xr
@@ -18,6 +17,7 @@ from hbcal.label import label_spectra
 from hbcal.numerics.spread import fit_common_spread, fit_kept, fit_spread, loosened, moved_to, signs
 from hbcal.numerics.tails import fit_tail
 from hbcal.spectra.container import Spectra
+from hbcal.spectra.store import FAULTS
 
 MARGIN = 0.1
 MANY = 1000  # stars that tell each label's width apart
@@ -81,7 +81,7 @@ def _part(kept: Path | None) -> xr.Dataset | None:
         if kept and kept.is_file():
             with kept.open("rb") as handle, np.load(handle) as saved:
                 return xr.load_dataset(BytesIO(saved["labels"].tobytes()), engine="h5netcdf")
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except FAULTS:
         pass
     return None
 

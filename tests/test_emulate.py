@@ -36,5 +36,15 @@ def test_far_labels_are_flagged_and_bad_ones_refused(tiny_pixels):
     assert told["flag"].to_numpy().tolist() == [False, True]
     with pytest.raises(HbcalError, match=r"label.s. 'fe_h' are not given"):
         emulate(tiny_pixels, {"teff": np.array([5000.0])})
+    assert emulate(tiny_pixels, {"teff": 5000, "fe_h": -0.2}).sizes["star"] == 1
+    for odd in (
+        {"teff": np.zeros(2), "fe_h": np.zeros(3)},
+        {"teff": "hot", "fe_h": 0.0},
+        {"teff": np.zeros((2, 2)), "fe_h": 1},
+    ):
+        with pytest.raises(HbcalError, match="Labels must be as many numbers each"):
+            emulate(tiny_pixels, odd)
+    with pytest.raises(HbcalError, match="There is no star"):
+        emulate(tiny_pixels, {"teff": np.zeros(0), "fe_h": np.zeros(0)})
     with pytest.raises(HbcalError, match="1 of 2 stars have a label that is no number, first in row 2"):
         emulate(tiny_pixels, {"teff": np.array([5000.0, np.nan]), "fe_h": np.zeros(2)})

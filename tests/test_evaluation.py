@@ -79,6 +79,17 @@ def test_draws_that_are_too_narrow_are_caught():
         assert holds(one["within_68"], 0.683)
 
 
+def test_weights_count():
+    rng = np.random.default_rng(4)
+    labels, truth, err = made(rng, lambda shape: rng.normal(size=shape))
+    twice = xr.concat([labels["draws"], labels["draws"] + 50.0], "draw")
+    share = np.repeat([1.0, 0.0], N_DRAW) * np.ones((N, 1))
+    weighted = labels.drop_vars("draws").assign(draws=twice, weight=(("star", "draw"), share))
+    same, told = summary(labels, truth, err), summary(weighted, truth, err)
+    assert told["teff"]["draws_68"] == pytest.approx(same["teff"]["draws_68"], abs=1e-3)  # ties in floating point
+    assert told["joint"]["draws_95"] == pytest.approx(same["joint"]["draws_95"], abs=1e-3)
+
+
 def test_missing_truth_and_missing_answers_leave_the_others(tmp_path):
     rng = np.random.default_rng(5)
     labels, truth, err = made(rng, lambda shape: rng.normal(size=shape))

@@ -11,9 +11,21 @@ from flax import nnx
 
 from hbcal._pytree import pytree, static
 from hbcal._typing import AnyArray, Array, Float
-from hbcal.emulator.base import MOST_MISSING, Emulator, Known, Predicted, median_of, stretched, why_not
+from hbcal.emulator.base import (
+    MOST_MISSING,
+    Emulator,
+    Known,
+    Predicted,
+    median_of,
+    stretched,
+    stretched_whole,
+    why_not,
+)
 from hbcal.networks.autoregressive import Autoregressive
 
+GAP = "missing pixels"
+LONGEST = 0.02  # of the pixels, neighbours that are missing: 68.3% intervals of XP spectra hold 66 to 67% with such a
+# gap, but 56 to 62% with one of a tenth, since networks take what is filled in for seen
 NO_META = "missing meta"  # why a spectrum has no answer: networks have not learned to do without
 N_DRAW = 256  # of a network, for a spectrum's mean and covariance
 FAR = 8.0  # a component farther out, in sd of the training stars, is taken for this far: networks know no more
@@ -46,15 +58,9 @@ class Components:
 
         Pixels that are missing, up to `MOST_MISSING` of them, are filled in from the components.
         """
-        y = stretched(flux) - np.asarray(self.mean)
-        seen = np.isfinite(y)
+        y = stretched_whole(flux, self.filled)[0] - np.asarray(self.mean)
+        z, seen = self.scores(y), np.isfinite(y)
         y = np.where(seen, y, 0.0)
-        z = y @ np.asarray(self.basis)
-        weight = np.asarray(self.basis) / np.asarray(self.rest)[:, None] ** 2
-        for i in np.flatnonzero((seen.mean(axis=1) >= 1.0 - MOST_MISSING) & ~seen.all(axis=1)):
-            there = seen[i]
-            precision = weight[there].T @ np.asarray(self.basis)[there] + np.diag(np.asarray(self.scale) ** -2.0)
-            z[i] = np.linalg.solve(precision, weight[there].T @ y[i, there])
         left = np.where(seen, (y - z @ np.asarray(self.basis).T) / np.asarray(self.rest), 0.0)
         rest = (left**2).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
         z = z / np.asarray(self.scale)
@@ -62,6 +68,22 @@ class Components:
             mean, sd = np.asarray(self.beside)
             z = np.column_stack([z, np.nan_to_num((meta - mean) / sd)])
         return z, self.noise_level(flux, flux_err), rest
+
+    def scores(self, y: np.ndarray) -> np.ndarray:
+        """Components of stretched flux less the mean, (n_star, n_dim); likeliest where some pixels are missing."""
+        seen, basis = np.isfinite(y), np.asarray(self.basis)
+        y = np.where(seen, y, 0.0)
+        z, weight = y @ basis, basis / np.asarray(self.rest)[:, None] ** 2
+        for i in np.flatnonzero((seen.mean(axis=1) >= 1.0 - MOST_MISSING) & ~seen.all(axis=1)):
+            there = seen[i]
+            precision = weight[there].T @ basis[there] + np.diag(np.asarray(self.scale) ** -2.0)
+            z[i] = np.linalg.solve(precision, weight[there].T @ y[i, there])
+        return z
+
+    def filled(self, y: np.ndarray) -> np.ndarray:
+        """Stretched flux whose missing pixels are as the components have them."""
+        model = np.asarray(self.mean) + self.scores(y - np.asarray(self.mean)) @ np.asarray(self.basis).T
+        return np.where(np.isfinite(y), y, model)
 
     def near(self, z: np.ndarray, level: np.ndarray) -> Array:
         """What networks see: noise level and components, the far ones brought near, (n_star, 1 + n_dim)."""
@@ -71,6 +93,29 @@ class Components:
         """Log of the median error in units of the median flux, scaled; 0 where no error is known. (n_star, 1)."""
         level = (log_level(flux, flux_err) - self.level[0]) / self.level[1]
         return np.clip(np.where(np.isfinite(level), level, 0.0), -3.0, 3.0)
+
+
+def longest_gap(flux: np.ndarray) -> np.ndarray:
+    """How many neighbouring pixels are missing at most.
+
+    Args:
+        flux: (n_star, n_pix), NaN where missing.
+
+    Returns:
+        (n_star,).
+
+    Errors:
+        None.
+
+    Example:
+        >>> longest_gap(np.array([[1.0, np.nan, np.nan, 1.0, np.nan]])).tolist()
+        [2]
+    """
+    run, longest = np.zeros((2, len(flux)), int)
+    for missing in ~np.isfinite(flux).T:
+        run = np.where(missing, run + 1, 0)
+        longest = np.maximum(longest, run)
+    return longest
 
 
 def log_level(flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray:
@@ -174,6 +219,7 @@ class AutoregressiveEmulator(Emulator):
         """Components, what they contribute to each network, and the misfit of what components leave."""
         z, level, rest = self.components.of(flux, flux_err, meta)
         near, why = self.components.near(z, level), why_not(flux, MOST_MISSING)
+        why = np.where((why == "") & (longest_gap(flux) > max(LONGEST * flux.shape[1], 1.0)), GAP, why)
         if meta is not None:
             why = np.where((why == "") & ~np.isfinite(meta).all(axis=1), NO_META, why)
         return Seen(near, _lift(self.graph, self.states, near), z, rest), why
@@ -200,7 +246,10 @@ class AutoregressiveEmulator(Emulator):
         return [(nnx.merge(self.graph, at(self.states, m)), at(star.lifted, m)) for m in range(n_net)]
 
     def predict(self, x: Float[Array, " n_label"]) -> Predicted:
-        """Moments of spectra drawn component by component from every network, at the training stars' noise level."""
+        """Moments of spectra drawn component by component from every network, at the training stars' noise level.
+
+        A density to the power T, were it Gaussian, has a covariance larger by 1 / T.
+        """
         told, x = self.components, x.astype(jnp.float32)
         n_dim = told.basis.shape[1]
         n_net = len(jax.tree.leaves(self.states)[0])
@@ -218,7 +267,7 @@ class AutoregressiveEmulator(Emulator):
             return jax.lax.fori_loop(0, n_dim, step, jnp.zeros((N_DRAW, 1 + wide), jnp.float32))[:, 1 : 1 + n_dim]
 
         z = jax.lax.map(drawn, (self.states, noise)).reshape(-1, n_dim).astype(float)
-        cov = jnp.cov(z.T).reshape(n_dim, n_dim) + 1e-9 * jnp.eye(n_dim)
+        cov = jnp.cov(z.T).reshape(n_dim, n_dim) / jnp.asarray(self.temper) + 1e-9 * jnp.eye(n_dim)
         basis = jnp.asarray(told.basis) * jnp.asarray(told.scale)[None]
         mean = jnp.asarray(told.mean) + basis @ z.mean(axis=0)
         return Predicted(mean, jnp.asarray(told.rest) ** 2, basis @ jnp.linalg.cholesky(cov))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from hbcal.numerics.label_density import LabelDensity
 
 SOFTENING = 0.3  # of asinh, in units of a star's median flux: spectra of hot and cool stars alike are then near linear
 MOST_MISSING = 0.1  # of the pixels, of spectra whose unit is their median: it moves with what is missing
+ROUNDS = 4  # of filling in pixels and taking the median again
 DARK = "no light"  # why a spectrum whose pixels are there has no answer: their median is not positive
 
 
@@ -169,11 +171,41 @@ def stretched(flux: np.ndarray) -> np.ndarray:
     return np.arcsinh(flux / (SOFTENING * median_of(flux)))
 
 
-def stretched_err(flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray:
+def stretched_whole(flux: np.ndarray, fill: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """`stretched`, in units of the median of all pixels, for which those that are missing are filled in.
+
+    Why: without the blue tenth of its pixels the median of a star is by some per cent another.
+
+    Args:
+        flux: (n_star, n_pix).
+        fill: stretched flux with gaps in, without them out; for spectra that `MOST_MISSING` leaves an answer.
+
+    Returns:
+        Stretched flux, NaN where `flux` is, and the unit, (n_star, 1).
+
+    Errors:
+        None.
+
+    Example:
+        >>> flux = np.concatenate([np.arange(1.0, 20.0), [np.nan]])[None]
+        >>> float(stretched_whole(flux, lambda y: np.where(np.isnan(y), 9.0, y))[1][0, 0])
+        10.5
+    """
+    unit = median_of(flux)
+    y = np.arcsinh(flux / (SOFTENING * unit))
+    rows = np.flatnonzero((why_not(flux, MOST_MISSING) == "") & np.isnan(flux).any(axis=1))
+    for _ in range(ROUNDS if rows.size else 0):
+        unit[rows] *= np.median(SOFTENING * np.sinh(fill(y[rows])), axis=1, keepdims=True)
+        y[rows] = np.arcsinh(flux[rows] / (SOFTENING * unit[rows]))
+    return y, unit
+
+
+def stretched_err(flux: np.ndarray, flux_err: np.ndarray, unit: np.ndarray | None = None) -> np.ndarray:
     """The errors of `stretched` flux: d arcsinh(f / b) = df / sqrt(b^2 + f^2), b = 0.3 median flux.
 
     Args:
         flux, flux_err: (n_star, n_pix).
+        unit: in place of the median, (n_star, 1).
 
     Returns:
         The same shape.
@@ -185,7 +217,7 @@ def stretched_err(flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray:
         >>> stretched_err(np.array([[0.0, 2.0, 2.0]]), np.array([[0.06, 0.0, 0.0]])).round(3).tolist()
         [[0.1, 0.0, 0.0]]
     """
-    return flux_err / np.hypot(SOFTENING * median_of(flux), flux)
+    return flux_err / np.hypot(SOFTENING * (median_of(flux) if unit is None else unit), flux)
 
 
 def sharing(levels: AnyArray, value: AnyArray) -> np.ndarray:

@@ -10,6 +10,8 @@ import numpy as np
 from hbcal._errors import HbcalError, some
 from hbcal.spectra.store import FAULTS
 
+TAKEN = ("velocity", "broadening")
+
 
 class Basis(NamedTuple):
     """Shapes b_j on an emulator's pixels: a spectrum is multiplied by exp(sum_j c_j b_j), c_j normal around zero.
@@ -40,7 +42,7 @@ def read_basis(path: Path, wave: np.ndarray) -> Basis:
 
     Errors:
         HbcalError for a file that cannot be read or lacks an array, shapes that disagree, numbers that are none, an sd
-        that is not positive, and wavelengths that do not increase or do not cover the emulator's.
+        that is not positive, names that are taken, and wavelengths that do not increase or do not cover the emulator's.
 
     Example:
         >>> import tempfile
@@ -69,6 +71,9 @@ def read_basis(path: Path, wave: np.ndarray) -> Basis:
             f"{path}: {at.size} wavelengths, a basis of the shape {shape.shape}, {len(sd)} sds and {len(names)} names "
             "do not fit together."
         )
+    taken = [name for name in names if names.count(name) > 1 or name in TAKEN or name.startswith("continuum")]
+    if taken:
+        raise HbcalError(f"{path}: the name(s) {some(taken)} are there twice or of other nuisances: choose others.")
     if not (np.isfinite(shape).all() and np.isfinite(sd).all() and (sd > 0).all()):
         raise HbcalError(f"{path}: every number of the basis must be finite, and every sd positive.")
     if len(at) < 2 or not (np.diff(at) > 0).all() or at[0] > wave[0] or at[-1] < wave[-1]:

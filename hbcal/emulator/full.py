@@ -19,6 +19,7 @@ from hbcal.emulator.base import (
     mode_near,
     stretched,
     stretched_err,
+    stretched_whole,
     why_not,
 )
 from hbcal.numerics.last_layer import Compressed, LastLayer, last_layer
@@ -31,22 +32,23 @@ class FullSpectrum(NamedTuple):
     """Spectra as the emulator takes them.
 
     Attributes:
-        pixels: of `LastLayer.compress`.
-        louder: how much more noise each has than the training stars, (n_star,).
+        pixels, beside: of `LastLayer.compress`, meta being the columns of the second kind.
+        louder: how much more noise each has in its pixels than the training stars, (n_star,).
     """
 
     pixels: Compressed
+    beside: Compressed
     louder: AnyArray
 
 
 @pytree
 class FullEmulator(Emulator):
-    """arcsinh of the flux, and meta, are N(W' phi(x), (s + phi' U phi) S), see `hbcal.numerics.last_layer`.
+    """arcsinh of the flux is N(W' phi(x), (s + phi' U phi) S), see `hbcal.numerics.last_layer`.
 
         s = 1 + median over pixels of (e^2 - photons) / max(S_pp, photons)
 
     S is of the training stars, their photon noise in it. A spectrum whose errors e are larger or smaller than theirs
-    has as much more or less of all noise, as correlated as what labels leave over.
+    has as much more or less of all noise, as correlated as what labels leave over. Meta, given the pixels, has s = 1.
 
     Attributes:
         known: `Known`.
@@ -62,22 +64,26 @@ class FullEmulator(Emulator):
         self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None
     ) -> tuple[FullSpectrum, np.ndarray]:
         """The numbers of `LastLayer.compress`; what is missing, of pixels a few, is integrated out."""
-        y = _with_meta(stretched(flux), meta)
-        photons = np.asarray(self.photons)
+        whole, unit = stretched_whole(flux, self.layer.filled)
+        y, photons = _with_meta(whole, meta), np.asarray(self.photons)
         most = np.maximum(np.diagonal(np.asarray(self.layer.noise))[: len(photons)], photons)
-        more = (stretched_err(flux, flux_err) ** 2 - photons) / most
+        more = (stretched_err(flux, flux_err, unit) ** 2 - photons) / most
         some = np.isfinite(more).any(axis=1, keepdims=True)
         louder = 1.0 + np.nanmedian(np.where(some, more, 0.0), axis=1)
-        spectrum = FullSpectrum(self.layer.compress(y), jnp.asarray(np.maximum(louder, QUIETEST)))
-        return spectrum, why_not(flux, MOST_MISSING)
+        why = why_not(flux, MOST_MISSING)
+        parts = self.layer.compress(np.where((why == "")[:, None], y, np.nan), len(photons))
+        return FullSpectrum(*parts, jnp.asarray(np.maximum(louder, QUIETEST))), why
 
     def log_likelihood(self, x: Float[Array, " n_label"], star: FullSpectrum) -> Array:
         """ln N(spectrum; W' phi, (s + phi' U phi) S)."""
-        return self.layer.log_density(quadratic(x), star.pixels, star.louder)
+        phi = quadratic(x)
+        told = self.layer.log_density(phi, star.pixels, star.louder)
+        return told + self.layer.log_density(phi, star.beside, jnp.ones(()))
 
     def misfit(self, x: Float[Array, " n_label"], star: FullSpectrum) -> Array:
         """chi2 per pixel."""
-        return self.layer.chi2(quadratic(x), star.pixels) / (star.louder * jnp.maximum(star.pixels.n, 1.0))
+        chi2 = self.layer.chi2(quadratic(x), star.pixels) / star.louder + self.layer.chi2(quadratic(x), star.beside)
+        return chi2 / jnp.maximum(star.pixels.n + jnp.asarray(star.beside.n), 1.0)
 
     def predict(self, x: Float[Array, " n_label"]) -> Predicted:
         """W' phi, and a root of (1 + phi' U phi) S, photon noise of the training stars in it."""

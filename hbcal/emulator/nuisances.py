@@ -16,12 +16,17 @@ from hbcal._typing import AnyArray, Array, Float
 from hbcal.emulator.base import Emulator, Known, Predicted
 from hbcal.emulator.basis import read_basis
 from hbcal.emulator.pixels import PixelEmulator
+from hbcal.numerics.half_line import not_negative
 from hbcal.numerics.moved_weights import continuum_terms, curves, line_width, moved, stretches
 from hbcal.numerics.packed_spectrum import Moments, PackedSpectrum, error_given, moments, off_by, pack_own
 from hbcal.numerics.pixel_layer import where_packed
 from hbcal.numerics.wavelength import SPEED_OF_LIGHT
 
-ROUNDS = 4  # of moving the weights to where the spectrum is
+ROUNDS, MOST_ROUNDS = 4, 30  # of moving the weights to where the spectrum is
+SETTLED, BEND = (
+    0.01,
+    0.3,
+)  # ln of a factor that shapes multiply by: when to stop, and what is left of it is linear within
 FAR = 3.0  # prior sds a velocity is searched over; pixels so near an end are not used
 STRAIGHT = 0.5  # of a line's width, or variance: what is left of a shift, or a broadening, is linear within it
 
@@ -89,8 +94,8 @@ class NuisanceEmulator(Emulator):
 
     so what is linear is only what the posterior leaves open: far from lines of another shape, and of second order in
     the posterior's width. Given x, c - c_0 is N(-c_0, S^2) and the likelihood Gaussian of low rank (`off_by`), times
-    twice the probability that b >= 0 given spectrum and x; the labels stay all that is sampled. s_p and U stay where
-    the pixels are, and the emulator's error is not moved.
+    twice the probability that b >= 0 given spectrum and x; the labels stay all that is sampled. The emulator's error,
+    s_p and U in it, is multiplied by m(c_0), too, but not moved.
 
     Attributes:
         known: of the training stars.
@@ -123,8 +128,11 @@ class NuisanceEmulator(Emulator):
         why = np.where(seen.sum(axis=1) >= n_feature + len(self.names), "", "missing pixels")
         rows = np.flatnonzero(why == "")
         centre, x = mover.search(rows)
-        for _ in range(ROUNDS):
+        for number in range(MOST_ROUNDS):
+            before = centre
             centre, x, _ = mover.step(rows, centre, x)
+            if number + 1 >= ROUNDS and mover.bends(centre - before).max(initial=0.0) < SETTLED:
+                break
         doubt = self.pixels.doubt(jnp.asarray(x))
         return NuisedSpectrum(mover.pack(rows, centre, x), jnp.asarray(centre), doubt), why
 
@@ -177,31 +185,6 @@ class NuisanceEmulator(Emulator):
         )
 
 
-def not_negative(mean: Float[Array, " n"], cov: Float[Array, "n n"]) -> tuple[Array, Array]:
-    """Mean and covariance of a Gaussian whose last number is known not to be negative.
-
-        l = phi(a) / Phi(a),  a = mean_n / sd_n:   mean + k sd_n l,   cov - k k' sd_n^2 l (a + l),   k = cov_n / sd_n^2
-
-    Args:
-        mean, cov: of the Gaussian without the bound.
-
-    Returns:
-        Mean and covariance.
-
-    Errors:
-        None.
-
-    Example:
-        >>> mean, cov = not_negative(jnp.zeros(1), jnp.eye(1))  # half normal
-        >>> round(float(mean[0]), 3), round(float(cov[0, 0]), 3)
-        (0.798, 0.363)
-    """
-    sd = jnp.sqrt(cov[-1, -1])
-    at, along = mean[-1] / sd, cov[:, -1] / sd
-    hazard = jnp.exp(norm.logpdf(at) - norm.logcdf(at))
-    return mean + along * hazard, cov - jnp.outer(along, along) * hazard * (at + hazard)
-
-
 def with_nuisances(emulator: Emulator, nuisances: Nuisances) -> Emulator:
     """The emulator of spectra that may be tilted, shifted and broadened.
 
@@ -249,7 +232,7 @@ def with_nuisances(emulator: Emulator, nuisances: Nuisances) -> Emulator:
     if nuisances.basis is not None:
         basis = read_basis(Path(nuisances.basis), wave)
         shapes, names, sd = basis.shape, [*names, *basis.names], [*sd, *basis.sd]
-    reach += [np.inf] * len(names)
+    reach += [np.inf] * tilts.shape[1] + (BEND / np.maximum(np.abs(shapes).max(axis=0), 1e-300)).tolist()
     phi = np.asarray(emulator.features.of(jnp.asarray(emulator.known.starts).mean(axis=0)))
     width = line_width(curves(wave, stretch, np.asarray(emulator.layer.weights) @ phi))
     if nuisances.velocity > 0:
@@ -312,7 +295,10 @@ class _Mover:
         series = np.zeros((len(self.flux), n_node, n * (n + 1) // 2 + n + 2))
         turn, n_seen = np.ones(len(series)), np.zeros(len(series))
         for i in rows:
-            one = pack_own(self.of.pixels.layer, self.columns(centre[i], x[i]), self.flux[i], self.err[i], n_node)
+            level = self._split(centre[i])[0]  # the emulator's own error is of spectra that nothing has multiplied
+            safe = np.where(level > 0.0, level, 1.0)
+            flux, err = np.where(level > 0.0, self.flux[i], np.nan) / safe, self.err[i] / safe
+            one = pack_own(self.of.pixels.layer, self.columns(centre[i], x[i]) / safe[:, None], flux, err, n_node)
             series[i], turn[i], n_seen[i] = (each[0] for each in one)
         return PackedSpectrum(jnp.asarray(series), jnp.asarray(turn), jnp.asarray(n_seen))
 
@@ -320,6 +306,8 @@ class _Mover:
         """Likelier (c, x), and how likely: Gauss and Newton, the weights moved to where the last step ended."""
         at = NuisedSpectrum(self.pack(rows, centre, x, 1), jnp.asarray(centre), None)
         new, x_new, cost = map(np.array, _gauss_newton(self.of, at))
+        here = slice(self.tilts.shape[1], self.tilts.shape[1] + self.shapes.shape[1])
+        new[:, here] = centre[:, here] + (new - centre)[:, here] / np.maximum(self.bends(new - centre), 1.0)[:, None]
         if "velocity" in self.of.names:
             k = self.of.names.index("velocity")
             new[:, k] = np.clip(new[:, k], -self.most, self.most)
@@ -327,6 +315,11 @@ class _Mover:
             k = self.of.names.index("broadening")
             new[:, k] = np.maximum(new[:, k], 0.0)
         return new, x_new, cost
+
+    def bends(self, off: np.ndarray) -> np.ndarray:
+        """The largest change of ln flux, by shapes, that a change of c means, (n_star,)."""
+        n = self.tilts.shape[1]
+        return np.abs(off[:, n : n + self.shapes.shape[1]] @ self.shapes.T).max(axis=1, initial=0.0)
 
     def search(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where to begin: at the velocity, of those a line's width apart, that fits best."""

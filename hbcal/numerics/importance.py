@@ -149,7 +149,8 @@ def resampled(
     Source: systematic resampling, e.g. Douc, Cappe and Moulines 2005, arXiv:cs/0507025.
     """
     n_star, m = share.shape
-    below = np.cumsum(share, axis=1) / share.sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        below = np.cumsum(share, axis=1) / share.sum(axis=1, keepdims=True)
     at = (np.arange(m) + rng.uniform(size=(n_star, 1))) / m
     rows = np.stack([np.searchsorted(one, here, side="right") for one, here in zip(below, at, strict=True)])
     rows = np.where(np.isfinite(below).all(axis=1, keepdims=True), np.minimum(rows, m - 1), np.arange(m))

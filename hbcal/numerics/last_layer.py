@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.linalg import cho_solve, solve_triangular
 
 from hbcal._pytree import pytree
 from hbcal._typing import AnyArray, Array, Float
@@ -46,37 +47,76 @@ class LastLayer:
     mean: AnyArray
     noise: AnyArray
 
-    def compress(self, flux: Float[np.ndarray, "n_star n_pix"]) -> Compressed:
+    def compress(self, flux: Float[np.ndarray, "n_star n_pix"], cut: int) -> tuple[Compressed, Compressed]:
         """Spectra as their sufficient statistics; what is missing is integrated out.
 
         Args:
             flux: NaN where missing: another set of pixels asks for another factor of S, n_pix^3 / 3 operations.
+            cut: the first column of a second kind.
 
         Returns:
-            `Compressed`.
+            Of the columns before `cut`, and of the others given these.
 
         Errors:
             None; of fewer pixels than features, R has rows of zeros.
 
         Example:
             >>> layer = last_layer(np.ones((20, 1)), np.random.default_rng(0).normal(size=(20, 2)), 1e-6)
-            >>> found = layer.compress(np.array([[0.0, 0.0], [0.0, np.nan]]))
-            >>> found.r.shape, found.n.tolist()
-            ((2, 1, 1), [2.0, 1.0])
+            >>> first, second = layer.compress(np.array([[0.0, 0.0], [0.0, np.nan]]), 1)
+            >>> first.r.shape, first.n.tolist(), second.n.tolist()
+            ((2, 1, 1), [1.0, 1.0], [1.0, 0.0])
         """
         n_star, n_feature, there = len(flux), len(self.mean), np.isfinite(flux)
-        r, seen = np.zeros((n_star, n_feature, n_feature)), np.zeros((n_star, n_feature))
-        rest = np.zeros(n_star)
+        r, seen = np.zeros((2, n_star, n_feature, n_feature)), np.zeros((2, n_star, n_feature))
+        rest, n_seen = np.zeros((2, n_star)), np.stack([there[:, :cut].sum(axis=1), there[:, cut:].sum(axis=1)])
         patterns, which = np.unique(there, axis=0, return_inverse=True)
         for k, pixels in enumerate(patterns):
-            rows = np.flatnonzero(which == k)
+            rows, n_first = np.flatnonzero(which == k), int(pixels[:cut].sum())
             root = np.linalg.cholesky(np.asarray(self.noise)[np.ix_(pixels, pixels)])
-            q, turned = np.linalg.qr(np.linalg.solve(root, np.asarray(self.mean)[:, pixels].T))
-            white = np.linalg.solve(root, flux[np.ix_(rows, pixels)].T).T
-            n = q.shape[1]
-            r[rows, :n], seen[rows, :n] = turned, white @ q
-            rest[rows] = np.maximum((white**2).sum(axis=1) - (seen[rows] ** 2).sum(axis=1), 0.0)
-        return Compressed(*map(jnp.asarray, (r, seen, rest, there.sum(axis=1).astype(float))))
+            mean = solve_triangular(root, np.asarray(self.mean)[:, pixels].T, lower=True)
+            whole = solve_triangular(root, flux[np.ix_(rows, pixels)].T, lower=True).T
+            for part, these in enumerate((slice(n_first), slice(n_first, None))):
+                q, turned = np.linalg.qr(mean[these])
+                white, n = whole[:, these], q.shape[1]
+                r[part, rows, :n], seen[part, rows, :n] = turned, white @ q
+                rest[part, rows] = np.maximum((white**2).sum(axis=1) - (seen[part, rows] ** 2).sum(axis=1), 0.0)
+        parts = [Compressed(*map(jnp.asarray, each)) for each in zip(r, seen, rest, n_seen.astype(float), strict=True)]
+        return parts[0], parts[1]
+
+    def filled(self, flux: Float[np.ndarray, "n_star n_pix"]) -> np.ndarray:
+        """What is missing, as features that fit the other pixels and the correlation with these have it.
+
+        Args:
+            flux: of the first columns of W; NaN where missing.
+
+        Returns:
+            The same shape.
+
+        Errors:
+            None.
+
+        Example:
+            >>> rng = np.random.default_rng(0)
+            >>> phi = rng.normal(size=(90, 1))
+            >>> layer = last_layer(phi, phi * [[1.0, 2.0, 3.0]] + 1e-3 * rng.normal(size=(90, 3)), 1e-6)
+            >>> layer.filled(np.array([[2.0, 4.0, np.nan]])).round(1).tolist()
+            [[2.0, 4.0, 6.0]]
+        """
+        out, n_pix = flux.copy(), flux.shape[1]
+        mean, noise = np.asarray(self.mean)[:, :n_pix], np.asarray(self.noise)[:n_pix, :n_pix]
+        patterns, which = np.unique(np.isfinite(flux), axis=0, return_inverse=True)
+        for k, there in enumerate(patterns):
+            rows = np.flatnonzero(which == k)
+            root = np.linalg.cholesky(noise[np.ix_(there, there)])
+            phi = np.linalg.lstsq(
+                solve_triangular(root, mean[:, there].T, lower=True),
+                solve_triangular(root, flux[np.ix_(rows, there)].T, lower=True),
+                rcond=None,
+            )[0].T
+            left = flux[np.ix_(rows, there)] - phi @ mean[:, there]
+            along = cho_solve((root, True), noise[np.ix_(there, ~there)])
+            out[np.ix_(rows, ~there)] = phi @ mean[:, ~there] + left @ along
+        return out
 
     def leverage(self, features: Float[Array, " n_feature"]) -> Array:
         """phi' U phi: how much the weights' uncertainty adds to the noise; large away from the training stars.
@@ -102,7 +142,7 @@ class LastLayer:
 
         Args:
             features: phi.
-            star: one, of `compress`.
+            star: one, either part of `compress`.
             louder: s, how much more noise it has than the training stars, ().
 
         Returns:
@@ -113,8 +153,8 @@ class LastLayer:
 
         Example:
             >>> layer = last_layer(np.ones((20, 1)), np.random.default_rng(0).normal(size=(20, 2)), 1e-6)
-            >>> star = Compressed(*(each[0] for each in layer.compress(np.zeros((1, 2)))))
-            >>> float(layer.log_density(jnp.ones(1), star, 1.0)) < 0
+            >>> star = Compressed(*(each[0] for each in layer.compress(np.zeros((1, 2)), 2)[0]))
+            >>> float(layer.log_density(jnp.ones(1), star, jnp.ones(()))) < 0
             True
         """
         inflated = louder + self.leverage(features)
@@ -126,7 +166,7 @@ class LastLayer:
 
         Args:
             features: phi.
-            star: one, of `compress`.
+            star: one, either part of `compress`.
 
         Returns:
             A number; about n where emulator and noise are right.
@@ -136,7 +176,7 @@ class LastLayer:
 
         Example:
             >>> layer = last_layer(np.ones((20, 1)), np.random.default_rng(0).normal(size=(20, 2)), 1e-6)
-            >>> star = Compressed(*(each[0] for each in layer.compress(np.ones((1, 2)))))
+            >>> star = Compressed(*(each[0] for each in layer.compress(np.ones((1, 2)), 2)[0]))
             >>> bool(layer.chi2(jnp.ones(1), star) >= star.rest)
             True
         """

@@ -82,16 +82,19 @@ class Spectra:
             >>> Spectra(two[0], two, two, two[0], two, two, ("a", "b"), meta, ("j", "k")).beside(["j-k"]).tolist()
             [[1.0], [1.0]]
         """
-        columns, absent = [], []
+        columns = []
         for name in names:
-            parts = [name] if name in self.meta_names else name.split("-")
-            absent += [part for part in parts if part not in self.meta_names]
-            columns.append(self.about(parts[0]) - (self.about(parts[1]) if len(parts) == 2 else 0.0))
-        if absent:
-            raise HbcalError(
-                f"The spectra have no {absent[0]!r} among what is known beside them"
-                f"{closest(absent[0], self.meta_names)}: their meta_names are [{some(self.meta_names, 20)}]."
-            )
+            cuts = [(name[:k], name[k + 1 :]) for k, letter in enumerate(name) if letter == "-"]
+            pairs = [pair for pair in cuts if set(pair) <= set(self.meta_names)]
+            if name in self.meta_names:
+                columns.append(self.about(name))
+            elif len(pairs) == 1:
+                columns.append(self.about(pairs[0][0]) - self.about(pairs[0][1]))
+            else:
+                raise HbcalError(
+                    f"The spectra have no {name!r} among what is known beside them{closest(name, self.meta_names)}: "
+                    f"give one of their meta_names [{some(self.meta_names, 20)}], or two with a dash between."
+                )
         return np.stack(columns, axis=1) if columns else None
 
 

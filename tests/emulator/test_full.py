@@ -10,11 +10,12 @@ from scipy.stats import binom, multivariate_normal
 
 from hbcal import HbcalError
 from hbcal.emulate import emulate
-from hbcal.emulator.base import SOFTENING, median_of, stretched
+from hbcal.emulator.base import SOFTENING, median_of, stretched, stretched_whole
 from hbcal.emulator.files import load_emulator
 from hbcal.emulator.full import quadratic
 from hbcal.evaluation import summary
 from hbcal.label import label_spectra
+from hbcal.numerics.last_layer import last_layer
 from hbcal.spectra.container import Spectra
 from hbcal.training import train_emulator
 
@@ -53,6 +54,12 @@ def trained(tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    home = tmp_path_factory.mktemp("full") / "coloured"
+    return train_emulator(world(2000, 0), home, method="quadratic", noise="correlated", meta="j-k")
+
+
 def holds(share, probability, n=N_TEST):
     low, high = binom.interval(0.999, n, probability)
     return low / n <= share <= high / n
@@ -63,7 +70,8 @@ def test_the_density_is_that_of_the_pixels_that_are_there(trained):
     spectra.flux[1, [3, 4, 20]] = np.nan
     stars, why = trained.read(spectra.flux, spectra.flux_err)
     assert why.tolist() == ["", "", ""]
-    layer, y = trained.layer, stretched(spectra.flux)
+    layer = trained.layer
+    y, _ = stretched_whole(spectra.flux, layer.filled)
     points = np.random.default_rng(0).normal(size=(5, 2))
     for i in range(3):
         star, there = jax.tree.map(lambda leaf, i=i: leaf[i], stars), np.isfinite(y[i])
@@ -110,8 +118,18 @@ def test_other_noise_than_of_the_training_stars_is_known(trained, louder):
     assert not holds(told["joint"]["within_68"], 0.683, n)
 
 
+@pytest.mark.parametrize("louder", [0.1, 6.0])
+def test_colours_are_as_good_whatever_the_noise_of_the_spectrum(coloured, louder):
+    spectra = world(3000, 9, louder)
+    spectra.meta[::7, 0] = np.nan
+    told = summary(label_spectra(coloured, spectra, fast=True), spectra.labels, spectra.labels_err)
+    for name in ("teff", "fe_h", "joint"):
+        assert holds(told[name]["within_68"], 0.683, 3000)
+        assert holds(told[name]["within_95"], 0.95, 3000)
+
+
 @pytest.mark.parametrize("method", ["quadratic", "network"])
-def test_what_is_measured_beside_spectra_counts(method, tmp_path, monkeypatch):
+def test_what_is_measured_beside_spectra_counts(method, tmp_path):
     from hbcal.emulator.train_network import NetworkSettings
     from hbcal.networks.train import TrainSettings
 
@@ -131,8 +149,12 @@ def test_what_is_measured_beside_spectra_counts(method, tmp_path, monkeypatch):
     assert told["fe_h"]["within_68"] > 0.6  # a small network of few stars is not exact, but not sure of what it is not
     assert method == "network" or holds(told["fe_h"]["within_68"], 0.683, N_TEST - 1)
     assert (found["reason"].to_numpy()[0] == "missing meta") == (method == "network")
-    with pytest.raises(HbcalError, match="no 'j' among what is known beside them"):
+    with pytest.raises(HbcalError, match="no 'j-k' among what is known beside them"):
         label_spectra(both, replace(fresh, meta=np.empty((N_TEST, 0)), meta_names=()), fast=True)
+    if method == "network":  # what is filled in counts as seen: no long gaps
+        fresh.flux[1, 5], fresh.flux[2, 5:7] = np.nan, np.nan
+        assert label_spectra(both, fresh.take(slice(1, 3)), fast=True)["reason"].to_numpy()[1] == "missing pixels"
+        fresh.flux[1:3] = world(N_TEST, 8).flux[1:3]
     told = emulate(both, dict(zip(fresh.label_names, fresh.labels.T, strict=True)))
     off = fresh.flux / median_of(fresh.flux) - told["flux"].to_numpy()
     sd = np.sqrt(told["variance"].to_numpy() + (told["root"].to_numpy() ** 2).sum(axis=2))
@@ -144,9 +166,48 @@ def test_what_is_measured_beside_spectra_counts(method, tmp_path, monkeypatch):
     assert np.nanmedian(odd[1:50]) > 0.99
 
 
-def test_names_and_noise_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(HbcalError, match=r"no 'jj' among what is known beside them .did you mean 'j'"):
-        train_emulator(world(400, 0), tmp_path / "a", method="quadratic", noise="correlated", meta=["jj-k"])
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [("jj", r"no 'jj' among what is known beside them .did you mean 'j'"), ("j-k-j", "no 'j-k-j' among"),
+     ("", "no '' among"), ("j-", "no 'j-' among"), ("j-j", "'j-j' is the same for all stars"),
+     (["j", "k", "j-k"], "one column follows from the others"), (["j", "j"], "one column follows from the others"),
+     ("gap", "None of 400 spectra can train .400: missing meta.")],
+)  # fmt: skip
+def test_meta_that_is_none_is_refused(tmp_path, meta, said):
+    spectra = world(400, 0)
+    spectra = replace(spectra, meta=np.c_[spectra.meta, np.full(400, np.nan)], meta_names=("j", "k", "gap"))
+    with pytest.raises(HbcalError, match=said):
+        train_emulator(spectra, tmp_path / "a", method="quadratic", noise="correlated", meta=meta)
+    assert not (tmp_path / "a").exists()
+
+
+def test_names_with_dashes_are_names():
+    told = replace(world(5, 0), meta_names=("g-r", "i"))
+    np.testing.assert_array_equal(told.beside(["g-r"])[:, 0], told.meta[:, 0])
+    np.testing.assert_array_equal(told.beside(["g-r-i"])[:, 0], told.meta[:, 0] - told.meta[:, 1])
+
+
+def test_noise_that_takes_no_meta_is_refused(tmp_path):
     with pytest.raises(HbcalError, match="is for emulators of correlated pixels"):
         train_emulator(world(400, 0), tmp_path / "a", method="quadratic", noise="independent", meta=["j"])
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("bend", [0.0, 0.5])
+def test_a_gap_does_not_move_the_unit(trained, bend):
+    """Spectra that rise towards the red: the median of all but a tenth at one end is another."""
+    spectra = world(300, 12)
+    spectra = replace(spectra, flux=spectra.flux * np.exp(bend * np.linspace(-0.5, 0.5, N_PIX)))
+    x = (spectra.labels - np.asarray(trained.known.centre)) / np.asarray(trained.known.unit)
+    y = stretched(spectra.flux)
+    layer = last_layer(np.asarray(jax.vmap(quadratic)(jnp.asarray(x))), y, 1e-6)
+    gap = spectra.flux.copy()
+    gap[:, -3:] = np.nan
+    gap[7] = np.nan
+    told, unit = stretched_whole(gap, layer.filled)
+    off = np.abs(np.log(unit / median_of(spectra.flux)))[np.arange(300) != 7]
+    without = np.abs(np.log(median_of(gap) / median_of(spectra.flux)))[np.arange(300) != 7]
+    assert np.quantile(off, 0.9) < 0.01
+    assert bend == 0.0 or np.quantile(without, 0.9) > 0.02  # planted: the median of what is left
+    assert np.isnan(told[7]).all()
+    np.testing.assert_array_equal(np.isnan(told), np.isnan(gap))

@@ -102,7 +102,8 @@ def test_its_density_is_that_of_its_pixels(trained, drawn):
 
     def dense(x):
         phi = np.asarray(quadratic(jnp.asarray(x)))
-        v = (seen.flux_err[0] ** 2 + layer.scatter + phi @ layer.spread @ phi / layer.scale)[there]
+        own = layer.scatter + phi @ layer.spread @ phi / layer.scale
+        v = (seen.flux_err[0] ** 2 + (1.0 + mover.tilts @ np.asarray(star.centre)[:4]) ** 2 * own)[there]
         a = w @ np.asarray(jax.jacfwd(quadratic)(jnp.asarray(x))) @ scale_root(trained.scale, jnp.asarray(x))
         cov = np.diag(v) + a @ a.T + b[:, :-1] * emulator.sd[:-1] ** 2 @ b[:, :-1].T
         level = multivariate_normal(np.zeros(len(v)), cov)
@@ -218,7 +219,7 @@ def test_a_shift_of_many_lines_is_found(trained):
 
 
 def test_extinction_is_integrated_out(trained, tmp_path):
-    """A curve that bends the two stretches apart, mag by mag, far beyond where it is linear."""
+    """A curve that bends the two stretches apart, mag by mag."""
     curve = -0.4 * np.log(10.0) * (WAVE / 5500.0) ** -1.6
     np.savez(tmp_path / "dust.npz", wave=WAVE, basis=curve, sd=0.5, names="A_V")
     dust, spectra = 0.5 * np.random.default_rng(0).normal(size=N), observe(N, 31)
@@ -240,6 +241,19 @@ def test_extinction_is_integrated_out(trained, tmp_path):
     assert both["nuisance"].to_numpy().tolist() == ["continuum_0_0", "continuum_1_0", "A_V"]
 
 
+@pytest.mark.parametrize("dust", [-3.0, 5.0])
+def test_much_extinction_is_found(trained, tmp_path, dust):
+    curve = -0.4 * np.log(10.0) * (WAVE / 5500.0) ** -1.6
+    np.savez(tmp_path / "dust.npz", wave=WAVE, basis=curve, sd=3.0)
+    level, spectra = np.exp(dust * curve), observe(64, 32)
+    seen = replace(spectra, flux=spectra.flux * level, flux_err=spectra.flux_err * level)
+    found = label_spectra(trained, seen, fast=True, nuisances=Nuisances(basis=str(tmp_path / "dust.npz")))
+    z = (found["nuisance_value"].to_numpy()[:, 0] - dust) / found["nuisance_sd"].to_numpy()[:, 0]
+    assert np.abs(z).max() < 4.5
+    assert within((np.abs(z) < 1.0).mean(), 0.683, 64)
+    assert within(summary(found, seen.labels, seen.labels_err)["joint"]["within_95"], 0.95, 64)
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [({"wave": WAVE, "basis": WAVE}, "lacks the array.s. 'sd'"),
@@ -248,6 +262,8 @@ def test_extinction_is_integrated_out(trained, tmp_path):
      ({"wave": WAVE, "basis": WAVE, "sd": 0.0}, "every sd positive"),
      ({"wave": WAVE, "basis": np.nan * WAVE, "sd": 1.0}, "must be finite"),
      ({"wave": WAVE[1:], "basis": WAVE[1:], "sd": 1.0}, "cover those of the emulator, 5000 to 5640"),
+     ({"wave": WAVE, "basis": WAVE, "sd": 1.0, "names": "velocity"}, "there twice or of other nuisances"),
+     ({"wave": WAVE, "basis": np.c_[WAVE, WAVE], "sd": [1.0, 1.0], "names": ["a", "a"]}, "there twice or of other"),
      ({"wave": WAVE, "basis": WAVE.astype(str), "sd": 1.0}, "")],
 )  # fmt: skip
 def test_shapes_that_are_none_are_refused(trained, tmp_path, arrays, said):
