@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
 from hbcal._errors import HbcalError, some
-from hbcal.spectra.store import FAULTS
 
 TAKEN = ("velocity", "broadening")
 
@@ -60,7 +61,7 @@ def read_basis(path: Path, wave: np.ndarray) -> Basis:
                 raise HbcalError(f"{path} lacks the array(s) {some(lacking)}: a basis has wave, basis and sd.")
             at, shape, sd = (np.asarray(saved[name], float) for name in ("wave", "basis", "sd"))
             names = np.atleast_1d(saved["names"]).astype(str).tolist() if "names" in saved else None
-    except FAULTS as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise error if isinstance(error, HbcalError) else HbcalError(
             f"{path} cannot be read as an .npz of shapes ({error}): write wave, basis and sd with numpy.savez."
         ) from None  # fmt: skip
