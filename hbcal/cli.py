@@ -193,6 +193,12 @@ def emulator(
     meta: Annotated[
         list[str] | None, typer.Option(help="Data beside the spectra: a name among their meta, or a-b. Repeatable.")
     ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="A label to learn; all where none is named. Repeatable.")
+    ] = None,
+    normalise: Annotated[
+        float, typer.Option(help="Divide spectra by a curve through them, smooth over such a width, here and in label.")
+    ] = 0.0,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
     accept_failed: Annotated[
@@ -206,8 +212,8 @@ def emulator(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the verdict is printed, and the exit status says it again
         train_emulator(
-            spectra_files, out, labels=labels, method=method, noise=noise, meta=meta or (), seed=seed, resume=resume,
-            progress=say,
+            spectra_files, out, labels=labels, method=method, noise=noise, meta=meta or (), label_names=label or (),
+            normalise=normalise, seed=seed, resume=resume, progress=say,
         )  # fmt: skip
     about = about_emulator(out)
     amiss, before = about["failures"], about["failures_before"]

@@ -14,7 +14,7 @@ import xarray as xr
 from scipy.stats import chi2 as chi_squared
 
 from hbcal._errors import HbcalError, some
-from hbcal.catalogue.read import Kind, column_names, read_columns
+from hbcal.catalogue.read import SENTINELS, Kind, column_names, read_columns
 from hbcal.catalogue.values import check_errors, refuse_repeats, rows_of
 from hbcal.figures import INK, SOFT, blank
 from hbcal.folder import check_out, write_text
@@ -79,7 +79,7 @@ def read_truth(path: Path) -> Truth:
         meta = {name: spectra.about(name) for name in spectra.meta_names}
         return Truth(spectra.star, columns(spectra.labels), columns(spectra.labels_err), meta)
     wanted: dict[str, Kind] = {name: "number" if name.endswith("_err") else "either" for name in names}
-    found = read_columns(path, wanted | {"star": "text"}).values
+    found = read_columns(path, wanted | {"star": "text"}, SENTINELS).values
     refuse_repeats(found["star"], path.name)
     others = [name for name in names if name != "star" and found[name].dtype != object]
     errors = {name.removesuffix("_err"): found[name] for name in others if name.endswith("_err")}

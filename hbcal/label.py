@@ -29,6 +29,7 @@ from hbcal.numerics.spread import loosened, moved_to, signs
 from hbcal.numerics.tails import heavier
 from hbcal.programs.spectral_labels import Observed, log_joint, spectral_labels
 from hbcal.spectra.container import Spectra
+from hbcal.spectra.normalise import normalised
 
 SETTINGS = ManySettings()
 BATCH, AGAIN = 512, 64  # spectra of a compiled call, and of one for those that a first round does not settle
@@ -110,6 +111,8 @@ def label_spectra(
     """
     trained = emulator.known
     meta = refuse_others(trained, spectra)
+    if trained.normalise:
+        spectra = normalised(spectra, trained.normalise)
     emulator = with_nuisances(emulator, nuisances)
     scaled = None if prior is None else (prior - np.asarray(trained.centre)) / np.asarray(trained.unit)
     density = None if scaled is None else label_density(scaled)

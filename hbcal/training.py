@@ -17,10 +17,9 @@ import numpy as np
 
 from hbcal import __version__
 from hbcal._errors import HbcalError, closest, some
-from hbcal.catalogue.values import rows_of
-from hbcal.emulator.autoregressive import NO_META, AutoregressiveEmulator
-from hbcal.emulator.base import Emulator, Known, stretched, why_not
-from hbcal.emulator.choose import LEAST, SEEN_AT, as_seen, method_for, noise_of, noiseless
+from hbcal.emulator.autoregressive import AutoregressiveEmulator
+from hbcal.emulator.base import Emulator, Known, stretched
+from hbcal.emulator.choose import SEEN_AT, as_seen, method_for, noise_of, noiseless
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
 from hbcal.emulator.full import train_full
 from hbcal.emulator.independent import train_independent
@@ -28,7 +27,6 @@ from hbcal.emulator.pixels import PixelEmulator
 from hbcal.emulator.processes import MOST_STARS
 from hbcal.emulator.train_guide import tune_guide
 from hbcal.emulator.train_network import NetworkSettings, train_networks
-from hbcal.evaluation import check_truth, read_truth
 from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.label import label_spectra
 from hbcal.numerics.label_density import label_density
@@ -37,6 +35,8 @@ from hbcal.numerics.spread import n_sign
 from hbcal.numerics.true_labels import true_labels
 from hbcal.spectra.container import Spectra
 from hbcal.spectra.formats import read_any
+from hbcal.spectra.normalise import normalised
+from hbcal.training_stars import chosen, refuse_alike, uneven, usable, with_labels
 from hbcal.unseen import MANY, failures, labelled_apart, told_by, with_spread, with_usual
 
 SETTINGS = NetworkSettings()
@@ -67,6 +67,8 @@ def train_emulator(
     method: str = "auto",
     noise: str = "auto",
     meta: Sequence[str] = (),
+    label_names: Sequence[str] = (),
+    normalise: float = 0.0,
     seed: int = 0,
     resume: bool = False,
     settings: NetworkSettings = SETTINGS,
@@ -86,6 +88,9 @@ def train_emulator(
             of unseen stars correlate, see `hbcal.emulator.independent.neighbours_correlate`.
         meta: names of what is measured beside the spectra and is data as they are, such as magnitudes; or ``bp-rp``,
             the difference of two. For correlated noise.
+        label_names: those of the labels that are to be learned; all where none is named.
+        normalise: width, in wavelengths, of a smooth curve that spectra are divided by, see `hbcal.spectra.normalise`;
+            labelling does the same. 0 takes them as they are.
         seed: of split, start and order.
         resume: go on with a training that was interrupted.
         settings: of the networks.
@@ -114,7 +119,12 @@ def train_emulator(
     if not isinstance(spectra, Spectra):
         spectra = read_any([Path(file) for file in spectra])
     if labels is not None:
-        spectra = _with_labels(spectra, Path(labels))
+        spectra, text = with_labels(spectra, Path(labels))
+        say(text)
+    if normalise:
+        spectra = normalised(spectra, normalise)
+    if label_names:
+        spectra = chosen(spectra, (label_names,) if isinstance(label_names, str) else label_names)
     if not spectra.label_names:
         raise HbcalError("The spectra have no labels: training needs labels, labels_err and label_names.")
     if method == "process" and noise == "correlated":
@@ -130,10 +140,12 @@ def train_emulator(
             f"What is measured beside the spectra ({some(meta, 9)}) is for emulators of correlated pixels: use --noise "
             "correlated with --method network or quadratic, or leave --meta away."
         )
-    spectra, left_out = _usable(spectra, method, noise, meta)
+    if noise == "independent" and not normalise and (text := uneven(spectra)):
+        say(text)
+    spectra, left_out = usable(spectra, method, noise, meta)
     beside = spectra.beside(meta)
     if beside is not None:
-        _refuse_alike(beside, meta)
+        refuse_alike(beside, meta)
     for reason, n in left_out.items():
         say(f"left out: {n}, {reason}")
     split = _split(len(spectra.star), seed, 0.0 if method == "process" else UNSEEN)
@@ -144,7 +156,7 @@ def train_emulator(
         )
     mark = {
         "hbcal": __version__, "method": method, "noise": noise, "seed": seed, "settings": asdict(settings),
-        "label_names": list(spectra.label_names), "meta": list(meta),
+        "label_names": list(spectra.label_names), "meta": list(meta), "normalise": normalise,
         "data": identity({
             k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "flux_err", "labels", "labels_err")
         } | {"meta": "" if beside is None else _digest(beside)}),
@@ -221,26 +233,11 @@ def train_emulator(
             "left_out": left_out, "n_star": {k: len(v) for k, v in vars(split).items()}, "test": told,
             "versions": {"python": platform.python_version(), "jax": jax.__version__}, "machine": platform.machine(),
         }  # fmt: skip
+        known = replace(emulator.known, normalise=normalise)  # from here on labelling does it
+        emulator = replace(emulator, known=known)  # type: ignore[type-var]
         save_emulator(emulator, out, about)
         shutil.rmtree(out / "training")
     return emulator
-
-
-def _with_labels(spectra: Spectra, path: Path) -> Spectra:
-    """The spectra with the labels of a table, NaN for stars it does not have."""
-    truth = read_truth(path)
-    rows = rows_of(spectra.star.tolist(), truth.star.tolist())
-    told = [name for name, err in truth.labels_err.items() if np.isfinite(err).any()]
-    check_truth(truth, told, path.name)
-    if not (rows >= 0).any() or not told:
-        raise HbcalError(
-            f"{path.name} has labels with errors [{some(told, 9)}] of {int((rows >= 0).sum())} of {len(rows)} stars: "
-            "it needs the column star, with the spectra's ids, and pairs of columns <label>, <label>_err."
-        )
-    table = lambda by: np.stack([np.where(rows >= 0, by[n][rows], np.nan) for n in told], axis=1)  # noqa: E731
-    return replace(
-        spectra, labels=table(truth.labels), labels_err=table(truth.labels_err), label_names=tuple(told)
-    )  # fmt: skip
 
 
 def _train_full(
@@ -248,54 +245,6 @@ def _train_full(
 ) -> Emulator:
     some = None if beside is None else beside[rows]
     return train_full(known, mean[rows], spectra.flux[rows], spectra.flux_err[rows], some)
-
-
-def _refuse_alike(beside: np.ndarray, meta: Sequence[str]) -> None:
-    """Columns that tell nothing, or nothing that the others do not: their covariance has no inverse."""
-    sd = beside.std(axis=0)
-    flat = [name for name, one, mean in zip(meta, sd, beside.mean(axis=0), strict=True) if one <= 1e-9 * abs(mean)]
-    if flat:
-        raise HbcalError(
-            f"What is measured beside the spectra as {some(flat)} is the same for all stars: leave it out."
-        )
-    if np.linalg.matrix_rank((beside - beside.mean(axis=0)) / sd, tol=1e-6 * len(beside) ** 0.5) < len(meta):
-        raise HbcalError(
-            f"Of what is measured beside the spectra, {some(meta, 20)}, one column follows from the others: leave one "
-            "out."
-        )
-
-
-def _usable(spectra: Spectra, method: str, noise: str, meta: Sequence[str]) -> tuple[Spectra, dict[str, int]]:
-    """Stars that can train, the others counted by reason."""
-    if noise == "independent":
-        enough = np.isfinite(spectra.flux).sum(axis=1) > len(spectra.label_names)
-        why = np.where(enough, "", "missing pixels")
-    else:
-        why = why_not(spectra.flux)
-    why = np.where((why == "") & ~np.isfinite(spectra.labels).any(axis=1), "no label", why)
-    if (beside := spectra.beside(meta)) is not None:
-        why = np.where((why == "") & ~np.isfinite(beside).all(axis=1), NO_META, why)
-    keep = why == ""
-    left_out = {str(reason): int(n) for reason, n in zip(*np.unique(why[~keep], return_counts=True), strict=True)}
-    if not keep.any():
-        each = ", ".join(f"{n}: {reason}" for reason, n in left_out.items())
-        raise HbcalError(
-            f"None of {len(keep)} spectra can train ({each}): training needs pixels with positive errors, a positive "
-            "median flux, labels, and what --meta names."
-        )
-    if method == "network" and keep.sum() < LEAST:
-        raise HbcalError(
-            f"{int(keep.sum())} of {len(keep)} spectra can train networks, which need {LEAST}: give more, or use "
-            "--method quadratic."
-        )
-    kept = spectra.take(keep)
-    for l, name in enumerate(kept.label_names):
-        values = kept.labels[:, l]
-        if not np.isfinite(values).sum() > 1 or not np.nanstd(values) > 0:
-            raise HbcalError(
-                f"The label {name!r} is missing or the same for all {int(keep.sum())} training stars: leave it out."
-            )
-    return kept, left_out
 
 
 def _split(n_star: int, seed: int, unseen: float) -> Split:

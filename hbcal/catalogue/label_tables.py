@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hbcal._errors import HbcalError, closest, some
-from hbcal.catalogue.read import Kind, column_names, read_columns
+from hbcal.catalogue.read import SENTINELS, Kind, column_names, read_columns
 from hbcal.catalogue.values import check_errors, refuse_repeats
 
 LEAST = 5  # rows of a sample for each label, whose covariance is to be known
@@ -51,7 +51,7 @@ def read_prior(path: Path, labels: tuple[str, ...]) -> np.ndarray:
         (6, 1)
     """
     _refuse_missing(path, labels)
-    values = read_columns(path, dict.fromkeys(labels, NUMBER)).values
+    values = read_columns(path, dict.fromkeys(labels, NUMBER), SENTINELS).values
     sample = np.stack([values[label] for label in labels], axis=1)
     whole = np.isfinite(sample).all(axis=1)
     if whole.sum() < LEAST * len(labels):
@@ -103,7 +103,8 @@ def read_known(path: Path, labels: tuple[str, ...]) -> KnownLabels:
         if name.endswith("_err") and name.removesuffix("_err") not in there:
             raise HbcalError(f"{path.name} has the column {name!r}, but none with the values it is the error of.")
     wanted: dict[str, Kind] = {"star": "text"}
-    found = read_columns(path, wanted | {f"{name}{end}": NUMBER for name in there for end in ("", "_err")}).values
+    wanted |= {f"{name}{end}": NUMBER for name in there for end in ("", "_err")}
+    found = read_columns(path, wanted, SENTINELS).values
     for name in there:
         check_errors(found[f"{name}_err"], f"{name}_err", path.name)
     refuse_repeats(found["star"], path.name)

@@ -55,6 +55,9 @@ class Columns:
         return replace(self, values={name: v[keep] for name, v in self.values.items()}, row=self.row[keep])
 
 
+SENTINELS = (-9999.0, -999.0)  # surveys write these where they know nothing
+
+
 def read_columns(path: Path, wanted: Mapping[str, Kind], missing: tuple[float, ...] = ()) -> Columns:
     """Read the columns a recipe names, and no others.
 

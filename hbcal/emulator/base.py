@@ -53,6 +53,7 @@ class Known:
         wave: (n_pix,).
         label_names: (n_label,).
         meta_names: (n_meta,), of what is measured beside the spectrum, such as magnitudes, and is data as pixels are.
+        normalise: width of the smooth curve that spectra are divided by before the emulator sees them; 0 for none.
     """
 
     centre: AnyArray
@@ -67,6 +68,7 @@ class Known:
     wave: AnyArray
     label_names: tuple[str, ...] = static()
     meta_names: tuple[str, ...] = static(default=())
+    normalise: float = static(default=0.0)
 
 
 class Emulator:

@@ -62,7 +62,7 @@ def save_emulator(emulator: Emulator, folder: Path, about: dict[str, Any]) -> No
     known = emulator.known
     stated = {
         "kind": KIND_OF[type(emulator)], "labels": list(known.label_names), "meta": list(known.meta_names),
-        "shape": _shape(emulator),
+        "normalise": known.normalise, "shape": _shape(emulator),
     }  # fmt: skip
     write_text(folder / ABOUT, json.dumps({**about, **stated}, indent=1))
 
@@ -150,7 +150,9 @@ NUMBER: Any = 0  # stands where an array is to come
 
 def _known(about: dict[str, Any]) -> Known:
     n = NUMBER
-    return Known(n, n, LabelDensity(n, n, n), *(n,) * 7, tuple(about["labels"]), tuple(about["meta"]))
+    return Known(
+        n, n, LabelDensity(n, n, n), *(n,) * 7, tuple(about["labels"]), tuple(about["meta"]), about["normalise"]
+    )
 
 
 def _bare_full(about: dict[str, Any]) -> Emulator:

@@ -1,0 +1,195 @@
+"""Which stars train an emulator, on which labels: the table of labels, the labels chosen, what is left out and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from hbcal._errors import HbcalError, closest, some
+from hbcal.catalogue.values import rows_of
+from hbcal.emulator.autoregressive import NO_META
+from hbcal.emulator.base import median_of, why_not
+from hbcal.emulator.choose import LEAST
+from hbcal.evaluation import check_truth, read_truth
+from hbcal.spectra.container import Spectra
+
+BRIGHT = 0.2  # scatter of ln median flux: spectra that differ so much in level are seldom normalised
+
+
+def with_labels(spectra: Spectra, path: Path) -> tuple[Spectra, str]:
+    """The spectra with the labels of a table, NaN for stars it does not have.
+
+    Args:
+        spectra: of the stars.
+        path: see `hbcal.evaluation.read_truth`; labels are the columns that have errors in ``<label>_err``.
+
+    Returns:
+        The spectra, and a sentence on what of the table was taken.
+
+    Errors:
+        HbcalError for a table that cannot be read, and one without a star or a label with errors.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "t.csv"
+        ...     _ = path.write_text("star,fe_h,fe_h_err,teff\\ns5_0,0.1,0.02,5000\\n")
+        ...     with_labels(tiny_spectra(), path)[1]
+        'labels of t.csv: fe_h, of 1 of 400 stars; not taken, without errors in <label>_err: teff'
+    """
+    truth = read_truth(path)
+    rows = rows_of(spectra.star.tolist(), truth.star.tolist())
+    told = [name for name, err in truth.labels_err.items() if np.isfinite(err).any()]
+    check_truth(truth, told, path.name)
+    if not (rows >= 0).any() or not told:
+        raise HbcalError(
+            f"{path.name} has labels with errors [{some(told, 9)}] of {int((rows >= 0).sum())} of {len(rows)} stars: "
+            "it needs the column star, with the spectra's ids, and pairs of columns <label>, <label>_err."
+        )
+    table = lambda by: np.stack([np.where(rows >= 0, by[n][rows], np.nan) for n in told], axis=1)  # noqa: E731
+    bare = [name for name in truth.labels if name not in told]
+    text = f"labels of {path.name}: {', '.join(told)}, of {int((rows >= 0).sum())} of {len(rows)} stars"
+    taken = replace(
+        spectra, labels=table(truth.labels), labels_err=table(truth.labels_err), label_names=tuple(told)
+    )  # fmt: skip
+    return taken, text + (f"; not taken, without errors in <label>_err: {some(bare, 9)}" if bare else "")
+
+
+def chosen(spectra: Spectra, names: Sequence[str]) -> Spectra:
+    """The spectra with some of their labels.
+
+    Args:
+        spectra: with labels.
+        names: of those to keep, in their order.
+
+    Returns:
+        The spectra.
+
+    Errors:
+        HbcalError for a name that is not there, or there twice.
+
+    Example:
+        >>> chosen(tiny_spectra(), ["fe_h"]).labels.shape
+        (400, 1)
+    """
+    for name in names:
+        if name not in spectra.label_names or list(names).count(name) > 1:
+            raise HbcalError(
+                f"The label {name!r} is {'named twice' if name in spectra.label_names else 'not there'}"
+                f"{closest(name, spectra.label_names)}: the spectra have the labels {some(spectra.label_names, 20)}."
+            )
+    at = [spectra.label_names.index(name) for name in names]
+    return replace(
+        spectra, labels=spectra.labels[:, at], labels_err=spectra.labels_err[:, at], label_names=tuple(names)
+    )  # fmt: skip
+
+
+def refuse_alike(beside: np.ndarray, meta: Sequence[str]) -> None:
+    """Refuse columns that tell nothing, or nothing that the others do not: their covariance has no inverse.
+
+    Args:
+        beside: (n_star, n_meta), of `Spectra.beside`.
+        meta: their names.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError with the columns.
+
+    Example:
+        >>> refuse_alike(np.ones((9, 1)), ["j"])
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: What is measured beside the spectra as 'j' is the same for all stars: leave it out.
+    """
+    sd = beside.std(axis=0)
+    flat = [name for name, one, mean in zip(meta, sd, beside.mean(axis=0), strict=True) if one <= 1e-9 * abs(mean)]
+    if flat:
+        raise HbcalError(
+            f"What is measured beside the spectra as {some(flat)} is the same for all stars: leave it out."
+        )
+    if np.linalg.matrix_rank((beside - beside.mean(axis=0)) / sd, tol=1e-6 * len(beside) ** 0.5) < len(meta):
+        raise HbcalError(
+            f"Of what is measured beside the spectra, {some(meta, 20)}, one column follows from the others: leave one "
+            "out."
+        )
+
+
+def uneven(spectra: Spectra) -> str:
+    """A sentence where spectra of independent pixels look as if nobody had divided them by their continuum.
+
+    Args:
+        spectra: of the training stars.
+
+    Returns:
+        Empty where their levels are alike.
+
+    Errors:
+        None.
+
+    Example:
+        >>> uneven(tiny_spectra())
+        ''
+    """
+    level = median_of(spectra.flux)
+    level = level[np.isfinite(level)]
+    spread = float(np.log(level).std()) if level.size else 0.0
+    if spread < BRIGHT:
+        return ""
+    return (
+        f"spectra's levels differ by {100 * spread:.0f}% from star to star: unless brightness is to tell labels, "
+        "divide them by their continuum with --normalise"
+    )
+
+
+def usable(spectra: Spectra, method: str, noise: str, meta: Sequence[str]) -> tuple[Spectra, dict[str, int]]:
+    """Stars that can train, the others counted by reason.
+
+    Args:
+        spectra: with labels.
+        method, noise, meta: of `hbcal.training.train_emulator`.
+
+    Returns:
+        The spectra of those that can; how many cannot, by reason.
+
+    Errors:
+        HbcalError where none can, or too few for networks, or a label is the same for all.
+
+    Example:
+        >>> usable(tiny_spectra(), "quadratic", "correlated", ())[1]
+        {}
+    """
+    if noise == "independent":
+        enough = np.isfinite(spectra.flux).sum(axis=1) > len(spectra.label_names)
+        why = np.where(enough, "", "missing pixels")
+    else:
+        why = why_not(spectra.flux)
+    why = np.where((why == "") & ~np.isfinite(spectra.labels).any(axis=1), "no label", why)
+    if (beside := spectra.beside(meta)) is not None:
+        why = np.where((why == "") & ~np.isfinite(beside).all(axis=1), NO_META, why)
+    keep = why == ""
+    left_out = {str(reason): int(n) for reason, n in zip(*np.unique(why[~keep], return_counts=True), strict=True)}
+    if not keep.any():
+        each = ", ".join(f"{n}: {reason}" for reason, n in left_out.items())
+        raise HbcalError(
+            f"None of {len(keep)} spectra can train ({each}): training needs pixels with positive errors, a positive "
+            "median flux, labels, and what --meta names; with --noise correlated every pixel, so cut wavelengths that "
+            "spectra lack with hbcal spectra convert."
+        )
+    if method == "network" and keep.sum() < LEAST:
+        raise HbcalError(
+            f"{int(keep.sum())} of {len(keep)} spectra can train networks, which need {LEAST}: give more, or use "
+            "--method quadratic."
+        )
+    kept = spectra.take(keep)
+    for l, name in enumerate(kept.label_names):
+        values = kept.labels[:, l]
+        if not np.isfinite(values).sum() > 1 or not np.nanstd(values) > 0:
+            raise HbcalError(
+                f"The label {name!r} is missing or the same for all {int(keep.sum())} training stars: name the "
+                "others with --label."
+            )
+    return kept, left_out
