@@ -38,7 +38,7 @@ def with_labels(spectra: Spectra, path: Path) -> tuple[Spectra, str]:
         ...     path = Path(folder) / "t.csv"
         ...     _ = path.write_text("star,fe_h,fe_h_err,teff\\ns5_0,0.1,0.02,5000\\n")
         ...     with_labels(tiny_spectra(), path)[1]
-        'labels of t.csv: fe_h, of 1 of 400 stars; not taken, without errors in <label>_err: teff'
+        "labels of t.csv: fe_h, of 1 of 400 stars; not taken, without errors in <label>_err: 'teff'"
     """
     truth = read_truth(path)
     rows = rows_of(spectra.star.tolist(), truth.star.tolist())
