@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,13 @@ def label_files(
         "known": _state(Path(known)) if known is not None else None,
         "basis": _state(Path(nuisances.basis)) if nuisances.basis is not None else None,
     }  # fmt: skip
-    refuse_others(trained.known, next(agreeing(iter_any(paths))))
+    spectra_of = _pieces(paths)
+    first = next(spectra_of)
+    refuse_others(trained.known, first)
     n_known = _count_known(asked.known, paths, str(known))
     begun = _begin(pieces, mark, resume=resume, overwrite=overwrite)
     n_done = 0
-    for at, spectra in enumerate(_pieces(paths)):
+    for at, spectra in enumerate(chain([first], spectra_of)):
         n_done += len(spectra.star)
         piece = pieces / f"{at:06d}.nc"
         if not piece.exists():

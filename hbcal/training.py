@@ -187,7 +187,8 @@ def train_emulator(
             )  # fmt: skip
             emulator, curves["tuned guide"] = _tuned(emulator, spectra.take(split.fit), settings, out / "training")
         else:
-            emulator, curves = _train_full(known, mean, spectra, beside, split.fit), {}
+            stars, curves = spectra.take(split.fit), {}
+            emulator = train_full(known, mean[split.fit], stars.flux, stars.flux_err, stars.beside(meta))
         if curves:
             _write_curves(out / "curves.csv", curves)
         seen: Spectra = spectra
@@ -238,13 +239,6 @@ def train_emulator(
         save_emulator(emulator, out, about)
         shutil.rmtree(out / "training")
     return emulator
-
-
-def _train_full(
-    known: Known, mean: np.ndarray, spectra: Spectra, beside: np.ndarray | None, rows: np.ndarray
-) -> Emulator:
-    some = None if beside is None else beside[rows]
-    return train_full(known, mean[rows], spectra.flux[rows], spectra.flux_err[rows], some)
 
 
 def _split(n_star: int, seed: int, unseen: float) -> Split:

@@ -23,7 +23,6 @@ from hbcal.emulator.base import (
 )
 from hbcal.networks.autoregressive import Autoregressive
 
-GAP = "missing pixels"
 LONGEST = 0.02  # of the pixels, neighbours that are missing: 68.3% intervals of XP spectra hold 66 to 67% with such a
 # gap, but 56 to 62% with one of a tenth, since networks take what is filled in for seen
 NO_META = "missing meta"  # why a spectrum has no answer: networks have not learned to do without
@@ -93,29 +92,6 @@ class Components:
         """Log of the median error in units of the median flux, scaled; 0 where no error is known. (n_star, 1)."""
         level = (log_level(flux, flux_err) - self.level[0]) / self.level[1]
         return np.clip(np.where(np.isfinite(level), level, 0.0), -3.0, 3.0)
-
-
-def longest_gap(flux: np.ndarray) -> np.ndarray:
-    """How many neighbouring pixels are missing at most.
-
-    Args:
-        flux: (n_star, n_pix), NaN where missing.
-
-    Returns:
-        (n_star,).
-
-    Errors:
-        None.
-
-    Example:
-        >>> longest_gap(np.array([[1.0, np.nan, np.nan, 1.0, np.nan]])).tolist()
-        [2]
-    """
-    run, longest = np.zeros((2, len(flux)), int)
-    for missing in ~np.isfinite(flux).T:
-        run = np.where(missing, run + 1, 0)
-        longest = np.maximum(longest, run)
-    return longest
 
 
 def log_level(flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray:
@@ -218,8 +194,7 @@ class AutoregressiveEmulator(Emulator):
     def read(self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None) -> tuple[Seen, np.ndarray]:
         """Components, what they contribute to each network, and the misfit of what components leave."""
         z, level, rest = self.components.of(flux, flux_err, meta)
-        near, why = self.components.near(z, level), why_not(flux, MOST_MISSING)
-        why = np.where((why == "") & (longest_gap(flux) > max(LONGEST * flux.shape[1], 1.0)), GAP, why)
+        near, why = self.components.near(z, level), why_not(flux, MOST_MISSING, LONGEST)
         if meta is not None:
             why = np.where((why == "") & ~np.isfinite(meta).all(axis=1), NO_META, why)
         return Seen(near, _lift(self.graph, self.states, near), z, rest), why

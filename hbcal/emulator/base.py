@@ -132,12 +132,36 @@ def median_of(flux: np.ndarray) -> np.ndarray:
     return np.where(median > 0, median, np.nan)
 
 
-def why_not(flux: np.ndarray, missing: float = 0.0) -> np.ndarray:
+def longest_gap(flux: np.ndarray) -> np.ndarray:
+    """How many neighbouring pixels are missing at most.
+
+    Args:
+        flux: (n_star, n_pix), NaN where missing.
+
+    Returns:
+        (n_star,).
+
+    Errors:
+        None.
+
+    Example:
+        >>> longest_gap(np.array([[1.0, np.nan, np.nan, 1.0, np.nan]])).tolist()
+        [2]
+    """
+    run, longest = np.zeros((2, len(flux)), int)
+    for missing in ~np.isfinite(flux).T:
+        run = np.where(missing, run + 1, 0)
+        longest = np.maximum(longest, run)
+    return longest
+
+
+def why_not(flux: np.ndarray, missing: float = 0.0, neighbours: float = 1.0) -> np.ndarray:
     """Why an emulator that takes spectra in units of their median cannot use some.
 
     Args:
         flux: (n_star, n_pix), NaN where missing.
         missing: which share of the pixels may be.
+        neighbours: which share may be in one gap; a single pixel always may.
 
     Returns:
         (n_star,): empty where it can; ``"missing pixels"``; or `DARK` where they are there, but their median is not
@@ -151,7 +175,9 @@ def why_not(flux: np.ndarray, missing: float = 0.0) -> np.ndarray:
         ['', 'missing pixels', 'no light']
     """
     there = np.isfinite(flux).mean(axis=1) >= 1.0 - missing
-    return np.where(~there, "missing pixels", np.where(np.isnan(median_of(flux))[:, 0], DARK, ""))
+    long = longest_gap(flux) > max(neighbours * flux.shape[1], 1.0)
+    dark = np.isnan(median_of(flux))[:, 0]
+    return np.select([~there, dark, long], ["missing pixels", DARK, "missing pixels"], "")
 
 
 def stretched(flux: np.ndarray) -> np.ndarray:

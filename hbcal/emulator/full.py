@@ -82,7 +82,8 @@ class FullEmulator(Emulator):
 
     def misfit(self, x: Float[Array, " n_label"], star: FullSpectrum) -> Array:
         """chi2 per pixel."""
-        chi2 = self.layer.chi2(quadratic(x), star.pixels) / star.louder + self.layer.chi2(quadratic(x), star.beside)
+        phi = quadratic(x)
+        chi2 = self.layer.chi2(phi, star.pixels) / star.louder + self.layer.chi2(phi, star.beside)
         return chi2 / jnp.maximum(star.pixels.n + jnp.asarray(star.beside.n), 1.0)
 
     def predict(self, x: Float[Array, " n_label"]) -> Predicted:

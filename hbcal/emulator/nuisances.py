@@ -23,10 +23,8 @@ from hbcal.numerics.pixel_layer import where_packed
 from hbcal.numerics.wavelength import SPEED_OF_LIGHT
 
 ROUNDS, MOST_ROUNDS = 4, 30  # of moving the weights to where the spectrum is
-SETTLED, BEND = (
-    0.01,
-    0.3,
-)  # ln of a factor that shapes multiply by: when to stop, and what is left of it is linear within
+SETTLED = 0.01  # change of ln of the factor that shapes multiply by: when to stop moving
+BEND = 0.3  # of the same: what is left of it is linear within
 FAR = 3.0  # prior sds a velocity is searched over; pixels so near an end are not used
 STRAIGHT = 0.5  # of a line's width, or variance: what is left of a shift, or a broadening, is linear within it
 
