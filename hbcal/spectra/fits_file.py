@@ -41,20 +41,43 @@ def open_fits(path: Path) -> Iterator[Any]:
 
     if not path.is_file():
         raise HbcalError(f"{path}: there is no such file of spectra.")
+    with one_sentence(path, "FITS"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # cards that break the standard are common, and harmless
+        warnings.filterwarnings("error", "File may have been truncated")
+        # a compressed file is unpacked first, because astropy takes the loss of its end for the end
+        source = io.BytesIO(gzip.decompress(path.read_bytes())) if path.suffix == ".gz" else path
+        with fits.open(source, memmap=False) as hdus:
+            len(hdus)  # goes through all headers, and so to the end of the file
+            yield hdus
+
+
+@contextmanager
+def one_sentence(path: Path, kind: str) -> Iterator[None]:
+    """Whatever a library says of a damaged file, as one sentence.
+
+    Args:
+        path: the file.
+        kind: as what it is read, for the message.
+
+    Returns:
+        A context.
+
+    Errors:
+        HbcalError for what goes wrong within.
+
+    Example:
+        >>> with one_sentence(Path("x.csv"), "CSV"):
+        ...     {}["flux"]
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: x.csv cannot be read as CSV, it may be truncated ('flux'): fetch it again.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # cards that break the standard are common, and harmless
-            warnings.filterwarnings("error", "File may have been truncated")
-            # a compressed file is unpacked first, because astropy takes the loss of its end for the end
-            source = io.BytesIO(gzip.decompress(path.read_bytes())) if path.suffix == ".gz" else path
-            with fits.open(source, memmap=False) as hdus:
-                len(hdus)  # goes through all headers, and so to the end of the file
-                yield hdus
+        yield
     except HbcalError:
         raise
     except (OSError, EOFError, zlib.error, ValueError, TypeError, IndexError, KeyError, Warning) as error:
         told = " ".join(str(error).split())[:120]
-        raise HbcalError(f"{path} cannot be read as FITS, it may be truncated ({told}): fetch it again.") from None
+        raise HbcalError(f"{path} cannot be read as {kind}, it may be truncated ({told}): fetch it again.") from None
 
 
 def hdu_image(hdus: Any, which: int, path: Path, what: str) -> np.ndarray:

