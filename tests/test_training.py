@@ -20,6 +20,8 @@ from hbcal.evaluation import evaluate, summary
 from hbcal.label import label_spectra
 from hbcal.networks.train import TrainSettings
 from hbcal.spectra.container import Spectra, write_spectra
+from hbcal.spectra.convert import wave_of
+from hbcal.spectra.pixels import within
 from hbcal.training import CoverageWarning, train_emulator
 
 SMALL = NetworkSettings(n_dim=5, n_lead=2, n_net=2, hidden=16, train=TrainSettings(epochs=20, batch=64, every=2))
@@ -58,6 +60,48 @@ def test_train_label_evaluate(home, monkeypatch, capsys):
     about = json.loads((home / "model" / ABOUT).read_text())
     assert about["n_star"] == {"fit": 340, "unseen": 40, "test": 20}
     assert set(about["test"]) == {"teff", "fe_h", "joint"}
+
+
+def test_some_wavelengths_train_and_the_whole_spectrum_is_labelled(tiny_spectra, tmp_path, monkeypatch, capsys):
+    """The emulator takes from spectra on a wider grid the pixels it knows."""
+    train, fresh = tiny_spectra(400, 5), tiny_spectra(50, 6)
+    low, high = train.wave[1], train.wave[4]
+    write_spectra(train, tmp_path / "train.npz")
+    words = ("train", "emulator", tmp_path / "train.npz", "--out", tmp_path / "model", "--method", "quadratic")
+    words += ("--wave", f"{low},{high}", "--accept-failed")
+    assert hbcal_says(*words, "--noise", "independent", monkeypatch=monkeypatch) == 2
+    assert "4 pixels are too few for the 6 features of 2 labels" in capsys.readouterr().err
+    (tmp_path / "model").rename(tmp_path / "failed")
+    assert hbcal_says(*words, "--noise", "correlated", monkeypatch=monkeypatch) == 0
+    emulator = load_emulator(tmp_path / "model")
+    np.testing.assert_array_equal(emulator.known.wave, train.wave[1:5])
+    np.testing.assert_array_equal(wave_of(tmp_path / "model"), train.wave[1:5])
+    whole = label_spectra(emulator, fresh, fast=True)
+    cut = label_spectra(emulator, within(fresh, [(low, high)]), fast=True)
+    np.testing.assert_array_equal(whole["value"], cut["value"])
+    elsewhere = replace(fresh, flux=np.where(fresh.wave > high, np.nan, fresh.flux))
+    np.testing.assert_array_equal(label_spectra(emulator, elsewhere, fast=True)["value"], whole["value"])
+
+
+def test_pixels_that_many_lack_are_left_out_of_correlated_noise(tiny_spectra, tmp_path):
+    train = tiny_spectra(400, 5)
+    train.flux[:60, 3], train.flux[:20, 4] = np.nan, np.nan
+    said = []
+    emulator = train_emulator(
+        train, tmp_path / "model", method="quadratic", noise="correlated", progress=said.append
+    )  # fmt: skip
+    assert len(emulator.known.wave) == len(train.wave) - 1
+    assert f"left out: 1 of {len(train.wave)} pixels, which a tenth of the stars or more lack" in said
+    assert "left out: 20, missing pixels" in said
+
+
+def test_labels_that_count_as_exact_are_told(tiny_spectra, tmp_path):
+    train, said = tiny_spectra(400, 5), []
+    train.labels_err[:100, 1] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CoverageWarning)
+        train_emulator(train, tmp_path / "model", method="quadratic", noise="correlated", progress=said.append)
+    assert sum("count as exact: fe_h of 100 of 400 stars" in text for text in said) == 1
 
 
 def test_networks_end_to_end(tiny_spectra, tmp_path):

@@ -105,7 +105,7 @@ def train_independent(
         The emulator, and the learning curve of its network by name; none where there is no network.
 
     Errors:
-        HbcalError where there are fewer stars than features.
+        HbcalError where there are fewer pixels than features, or too few stars.
 
     Example:
         >>> tiny_pixels().layer.weights.shape
@@ -122,6 +122,11 @@ def train_independent(
     elif method == "process":
         features = train_processes(mean, flux, err, seed=seed, like=like, progress=progress)
     n_feature = features.of(jnp.zeros(mean.shape[1])).shape[0]
+    if flux.shape[1] < n_feature:
+        raise HbcalError(
+            f"{flux.shape[1]} pixels are too few for the {n_feature} features of {mean.shape[1]} labels, of which none "
+            "could be told from such a spectrum: use --noise correlated, more wavelengths, or fewer labels."
+        )
     if len(rows) < FEW * n_feature:
         raise HbcalError(
             f"{len(rows)} training stars are too few for the {n_feature} features of {mean.shape[1]} labels, which "

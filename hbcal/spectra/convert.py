@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array, eye_array
 
 from hbcal._errors import HbcalError, some
+from hbcal.emulator.files import MODEL, load_emulator
 from hbcal.numerics.linear_maps import broadening_map, carry, conserving_map
 from hbcal.numerics.wavelength import air_to_vacuum, rest_frame, width_between
 from hbcal.spectra.container import Spectra, agreeing, write_spectra
@@ -185,10 +186,10 @@ def convert(
 
 
 def wave_of(path: Path) -> np.ndarray:
-    """The wavelengths of a file of spectra of any format.
+    """The wavelengths of a file of spectra of any format, or of an emulator.
 
     Args:
-        path: the file.
+        path: the file, or the emulator's folder.
 
     Returns:
         Its wavelengths, (n_pix,).
@@ -201,6 +202,8 @@ def wave_of(path: Path) -> np.ndarray:
         Traceback (most recent call last):
         hbcal._errors.HbcalError: absent.npz: there is no such file of spectra.
     """
+    if (path / MODEL).is_file():
+        return np.asarray(load_emulator(path).known.wave)
     for _, piece in iter_any([path]):
         return piece.wave
     raise HbcalError(f"{path} holds no star.")
