@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import gc
 import os
 import shutil
 import tempfile
@@ -16,6 +17,30 @@ import pytest
 # JAX does not write its files atomically.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="hbcal_compiled_")
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+MOST_MAPPINGS = 15_000
+
+
+def mappings():
+    """Memory mappings of this process; 0 where nobody counts them."""
+    maps = Path("/proc/self/maps")
+    return len(maps.read_bytes().splitlines()) if maps.exists() else 0
+
+
+def forget_programs(limit=MOST_MAPPINGS):
+    """Drop compiled programs when they are many: Linux allows 65,530 mappings, and LLVM aborts the process beyond."""
+    if mappings() > limit:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs():
+    yield
+    forget_programs()
 
 
 @functools.cache

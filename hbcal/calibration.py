@@ -118,6 +118,12 @@ def calibrate(
         return open_run(out)
 
     say(prepared.overlap.text({name: recipe.unit(name) for name in recipe.labels}))
+    for source in catalogue.sources:
+        if source.get("flagged"):
+            say(
+                f"{source['flagged']} flagged star(s) of {source['file']} take part: keep = {{ flag = [false] }} in "
+                "[[data]] leaves them out"
+            )
     copies = undeclared_copies(prepared)
     if copies:
         warnings.warn(f"{'; '.join(copies)}: declare it with depends_on in the recipe", CopyWarning, stacklevel=2)

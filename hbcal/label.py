@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -37,6 +38,7 @@ AT_ONCE = BATCH * 96  # draws whose density is taken at a time: bounds the memor
 ROUNDS = 4
 K_HAT = 0.7  # Vehtari et al. 2024, JMLR 25, 72: beyond it the weights do not stand for the posterior
 LEAST = 0.2  # of the draws' number, effective; fewer ask for another round
+SLOW, LONGER, FEW = 0.42, 4, 16  # ESS as a share of the draws; chains of stars below it are so much longer, by so many
 R_HAT, ESS = 1.05, 100.0  # of a star's full posterior: few draws of each of many
 RARE = 1e-3  # of the training stars: rarer labels are outside
 WORST = 5e-3  # of unseen training spectra: larger misfits are one
@@ -183,12 +185,8 @@ def _label(
     draws, share, k_hat = _weighted(emulator, prior, stars, rng)
     out: dict[str, np.ndarray] = {"why": why, "k_hat": k_hat}
     if not fast:
-        key = jax.random.PRNGKey(int(rng.integers(2**31)))
-        chains, diverging = jax.device_get(
-            _compiled(settings)(emulator, prior, stars, jnp.asarray(draws), jnp.asarray(share), key)
-        )
+        chains, out["diverging"] = _chains(emulator, prior, stars, draws, share, why, rng, settings)
         out |= {"r_hat": _each(array_stats.rhat, chains), "ess_bulk": _each(array_stats.ess, chains)}
-        out["diverging"] = diverging.sum(axis=1)
         draws = chains.reshape(len(chains), -1, chains.shape[-1])
         share = np.full(draws.shape[:2], 1.0 / draws.shape[1])
     mean, cov = _mean_cov(draws, share)
@@ -206,6 +204,32 @@ def _label(
         out["bent"] = (far > np.asarray(emulator.reach)).any(axis=1)
     quantile = weighted_quantiles(off, share, LEVELS)
     return out | {"mean": mean, "cov": cov, "off": off, "share": share, "quantile": quantile}
+
+
+def _chains(
+    emulator: Emulator, prior: LabelDensity | None, stars: Observed, draws: np.ndarray, share: np.ndarray,
+    why: np.ndarray, rng: np.random.Generator, settings: ManySettings,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """NUTS for every star, and longer, thinned chains for those that move slowly; how many transitions diverged."""
+
+    def run(rows: np.ndarray, draws: np.ndarray, share: np.ndarray, settings: ManySettings) -> Any:
+        some = jax.tree.map(lambda leaf: leaf[rows], stars)
+        key = jax.random.PRNGKey(int(rng.integers(2**31)))
+        return _compiled(settings)(emulator, prior, some, jnp.asarray(draws), jnp.asarray(share), key)
+
+    chains, diverging = map(np.array, jax.device_get(run(np.arange(len(draws)), draws, share, settings)))
+    n_chain, n_draw, n_label = chains.shape[1:]
+    ess = _each(array_stats.ess, chains)
+    slow = np.flatnonzero((why == "") & ~(ess >= SLOW * n_chain * n_draw).all(axis=1))
+    longer = replace(settings, draws=LONGER * settings.draws)
+    for first in range(0, len(slow), FEW):
+        rows = np.resize(slow[first : first + FEW], FEW)
+        near = chains[rows].reshape(FEW, -1, n_label)
+        near = near[:, np.linspace(0, near.shape[1] - 1, draws.shape[1]).astype(int)]
+        alike = np.full(near.shape[:2], 1.0 / near.shape[1])
+        found, diverged = map(np.asarray, jax.device_get(run(rows, near, alike, longer)))
+        chains[rows], diverging[rows] = found[:, :, ::LONGER], diverged
+    return chains, diverging.sum(axis=1)
 
 
 def _mean_cov(draws: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

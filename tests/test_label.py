@@ -134,7 +134,7 @@ def test_noise_around_zero_is_the_largest_misfit_not_a_missing_pixel(tiny_emulat
 
 @pytest.mark.parametrize(
     ("label", "unit"),
-    [("teff", "K"), ("Teff", "K"), ("TEFF", "K"), ("vmicro", "km/s"), ("Vsini", "km/s"), ("Mg", "dex"), ("A_V", "mag"), ("age", "")],
+    [("teff", "K"), ("TEFF", "K"), ("vmicro", "km/s"), ("Vsini", "km/s"), ("Mg", "dex"), ("A_V", "mag"), ("age", "")],
 )
 def test_labels_have_their_units_however_they_are_spelt(tiny_emulator, fresh, label, unit):
     known = replace(tiny_emulator.known, label_names=(label, "fe_h"))
@@ -275,3 +275,19 @@ def test_rounds_settle_stars_that_a_poor_guess_does_not(tiny_emulator, fresh, mo
     count = lambda found: int((found["k_hat"] > 0.7).sum())  # noqa: E731
     assert count(left) > 100  # the defect: a single round from there
     assert count(settled) < 10
+
+
+def test_chains_that_move_slowly_are_made_longer(tiny_emulator, fresh, monkeypatch):
+    some, lazy = fresh.take(slice(40)), ManySettings(draws=120, jumps=0, max_tree_depth=1)
+    more = label_spectra(tiny_emulator, some, settings=lazy)
+    monkeypatch.setattr(hbcal.label, "SLOW", 0.0)
+    few = label_spectra(tiny_emulator, some, settings=lazy)
+    least = lambda found: found["ess_bulk"].min("label").to_numpy()  # noqa: E731
+    slow = least(few) < 0.42 * 480
+    assert 20 < slow.sum() < 40  # the defect
+    assert (least(more)[slow] > 0.42 * 480).mean() > 0.6
+    assert np.median(least(more)[slow]) > 1.5 * np.median(least(few)[slow])
+    np.testing.assert_array_equal(more["value"][~slow], few["value"][~slow])
+    sd = np.sqrt(np.einsum("sll->sl", few["covariance"].to_numpy()))
+    far = np.abs(more["value"] - few["value"]).to_numpy() / sd
+    assert np.median(far) < 0.2  # the same posterior: ESS of some 100 and 250 leave 0.08 sd at the median

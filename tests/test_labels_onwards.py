@@ -86,6 +86,8 @@ def answered(labels, *, flagged):
 def test_a_survey_takes_values_and_covariances_as_they_were_written(home, labels):
     cat = observe(survey_recipe(), home)
     rows = answered(labels, flagged=True)
+    assert "flagged" not in cat.sources[0]
+    assert cat.sources[1]["flagged"] == int(labels["flag"].to_numpy()[rows].sum()) >= ODD
     value, cov = labels["value"].to_numpy()[rows], labels["covariance"].to_numpy()[rows]
     sd = np.sqrt(np.einsum("sll->sl", cov))
     for l in range(2):
@@ -99,6 +101,7 @@ def test_a_survey_takes_values_and_covariances_as_they_were_written(home, labels
 def test_a_survey_can_leave_flagged_stars_out(home, labels):
     cat = observe(survey_recipe(**WITHOUT_FLAGGED), home)
     assert cat.left_out["flag not among the values kept"] == int(labels["flag"].sum()) >= ODD + 1
+    assert cat.sources[1]["flagged"] == 0
     assert (cat.survey == 1).sum() == 2 * answered(labels, flagged=False).sum()
 
 

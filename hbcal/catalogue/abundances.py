@@ -13,6 +13,7 @@ import numpy as np
 
 from hbcal._errors import HbcalError, some
 from hbcal.catalogue.filters import filter_columns, filtered
+from hbcal.catalogue.label_schema import flagged
 from hbcal.catalogue.read import Columns, Kind, column_names, read_columns
 from hbcal.catalogue.values import in_range, read_linear
 from hbcal.population_recipe import ElementSpec, PopulationRecipe, StarsSpec
@@ -148,9 +149,7 @@ def read_stars(path: Path, spec: StarsSpec, elements: Mapping[str, ElementSpec])
     if pairs:
         _refuse_indefinite(covariance, star, path.name)
     units = tuple(element.unit for element in elements.values())
-    flags = columns.values.get("flag") if path.suffix == ".nc" else None
-    # the words of hbcal apply are no flags: they say which label has no answer
-    flag = None if flags is None else np.isin(flags.astype(str), ("True", "1", "1.0"))
+    flag = flagged(columns) if path.suffix == ".nc" and "flag" in columns.values else None
     return Abundances(star, tuple(elements), units, value, covariance, left_out, flag=flag)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hbcal._errors import HbcalError
+from hbcal.catalogue.read import Columns
 from hbcal.recipe import DataSpec, MeasurementSpec, Recipe
 from hbcal.recipe_spec import CorrelationSpec
 
@@ -74,6 +75,26 @@ def schema_columns(path: Path) -> tuple[list[str], Any]:
         return {n: pd.Series(columns[n]) for n in wanted}, {n: units[n] for n in wanted if units.get(n)}
 
     return names, load
+
+
+def flagged(columns: Columns) -> np.ndarray:
+    """Which stars of a file of the schema have labels that it does not trust.
+
+    Args:
+        columns: of the file, ``flag`` among them where it has one.
+
+    Returns:
+        (n_row,) bool. The words of `hbcal apply` are no flags: they say which label has no answer.
+
+    Errors:
+        None.
+
+    Example:
+        >>> flagged(Columns(Path("x.nc"), {"flag": np.array(["False", "True"])}, {}, np.arange(2))).tolist()
+        [False, True]
+    """
+    said = columns.values.get("flag", np.full(columns.n_row, ""))
+    return np.isin(said.astype(str), ("True", "1", "1.0"))
 
 
 def as_wide(entry: DataSpec, names: list[str], recipe: Recipe) -> DataSpec:

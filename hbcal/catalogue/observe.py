@@ -14,7 +14,7 @@ from hbcal._errors import HbcalError, closest, some
 from hbcal.catalogue.catalogue import Catalogue
 from hbcal.catalogue.correlations import read_correlations, with_correlations
 from hbcal.catalogue.filters import filter_columns, filtered
-from hbcal.catalogue.label_schema import as_wide
+from hbcal.catalogue.label_schema import as_wide, flagged
 from hbcal.catalogue.members import with_members
 from hbcal.catalogue.read import Columns, Kind, column_names, read_columns, sha256, unique_columns
 from hbcal.catalogue.values import check_errors, in_range, read_covariate, read_measurement, refuse_no_log10, to_unit
@@ -52,11 +52,19 @@ def observe(recipe: Recipe, folder: Path) -> Catalogue:
     frames, tables, sources, long = [], [], [], set[str]()
     for entry in recipe.data:
         path = folder / entry.file
-        if entry.layout == "labels":
-            entry = as_wide(entry, column_names(path), recipe)
-        columns = read_columns(path, wanted_columns(entry, path, recipe), entry.missing)
+        schema = entry.layout == "labels"
+        names = column_names(path) if schema else []
+        if schema:
+            entry = as_wide(entry, names, recipe)
+        wanted = wanted_columns(entry, path, recipe)
+        if "flag" in names:
+            wanted.setdefault("flag", "text")  # for counting
+        columns = read_columns(path, wanted, entry.missing)
         sources.append({"file": entry.file, "rows": columns.n_row, "sha256": sha256(path)})
         columns = filtered(columns, entry.keep, entry.within, left_out)  # what is filtered out need not be right
+        if "flag" in names:
+            answered = np.isfinite([columns.values[m.value] for m in entry.measurements]).any(axis=0)
+            sources[-1]["flagged"] = int((flagged(columns) & answered).sum())
         ids = columns.values[_star_column(entry)]
         nameless = int((ids == "").sum())
         if nameless:
