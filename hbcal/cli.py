@@ -183,7 +183,7 @@ app.command()(members)
 
 @train.command()
 def emulator(
-    spectra_files: Annotated[list[Path], typer.Argument(help="Files of spectra with labels: .npz, .h5 or .zarr.")],
+    spectra_files: Annotated[list[Path], typer.Argument(help="Files of spectra, of any format that is known.")],
     out: Out,
     labels: Annotated[
         Path | None, typer.Option(help="Table with star, labels and <label>_err, instead of the files' own labels.")
@@ -229,7 +229,7 @@ def emulator(
 @app.command()
 def label(
     emulator: Annotated[Path, typer.Argument(help="Folder of an emulator.")],
-    spectra_files: Annotated[list[Path], typer.Argument(help="Files of spectra: .npz, .h5 or .zarr.")],
+    spectra_files: Annotated[list[Path], typer.Argument(help="Files of spectra, of any format that is known.")],
     out: Annotated[Path, typer.Option(help="File of labels to write: .nc.")],
     fast: Annotated[bool, typer.Option("--fast", help="Importance sampling instead of NUTS.")] = False,
     draws: Annotated[bool, typer.Option("--draws", help="Keep the draws.")] = False,

@@ -221,14 +221,14 @@ def _chains(
     n_chain, n_draw, n_label = chains.shape[1:]
     ess = _each(array_stats.ess, chains)
     slow = np.flatnonzero((why == "") & ~(ess >= SLOW * n_chain * n_draw).all(axis=1))
-    longer = replace(settings, draws=LONGER * settings.draws)
+    longer = replace(settings, draws=LONGER * n_draw)
     for first in range(0, len(slow), FEW):
         rows = np.resize(slow[first : first + FEW], FEW)
         near = chains[rows].reshape(FEW, -1, n_label)
         near = near[:, np.linspace(0, near.shape[1] - 1, draws.shape[1]).astype(int)]
         alike = np.full(near.shape[:2], 1.0 / near.shape[1])
         found, diverged = map(np.asarray, jax.device_get(run(rows, near, alike, longer)))
-        chains[rows], diverging[rows] = found[:, :, ::LONGER], diverged
+        chains[rows], diverging[rows] = found[:, :, ::LONGER], -(-diverged // LONGER)
     return chains, diverging.sum(axis=1)
 
 

@@ -22,7 +22,7 @@ from hbcal.emulator.base import MOST_MISSING, Emulator, Known, stretched
 from hbcal.emulator.choose import SEEN_AT, as_seen, method_for, noise_of, noiseless
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
 from hbcal.emulator.full import train_full
-from hbcal.emulator.independent import train_independent
+from hbcal.emulator.independent import refuse_few_pixels, train_independent
 from hbcal.emulator.pixels import PixelEmulator
 from hbcal.emulator.processes import MOST_STARS
 from hbcal.emulator.train_guide import tune_guide
@@ -91,8 +91,8 @@ def train_emulator(
         meta: names of what is measured beside the spectra and is data as they are, such as magnitudes; or ``bp-rp``,
             the difference of two. For correlated noise.
         label_names: those of the labels that are to be learned; all where none is named.
-        wave: pairs (low, high) of wavelengths; only pixels within one of them are learned, and labelled by. All where
-            none is given, but for correlated noise those that a tenth of the stars or more lack.
+        wave: pairs (low, high) of wavelengths; only pixels within one of them are learned, and labelled by; all where
+            none is given. For correlated noise pixels that more than a tenth of the stars lack are left out besides.
         normalise: width, in wavelengths, of a smooth curve that spectra are divided by, see `hbcal.spectra.normalise`;
             labelling does the same. 0 takes them as they are.
         seed: of split, start and order.
@@ -125,14 +125,12 @@ def train_emulator(
     if labels is not None:
         spectra, text = with_labels(spectra, Path(labels))
         say(text)
-    if wave:
-        spectra = within(spectra, wave)
-    if normalise:
-        spectra = normalised(spectra, normalise)
     if label_names:
         spectra = chosen(spectra, (label_names,) if isinstance(label_names, str) else label_names)
     if not spectra.label_names:
         raise HbcalError("The spectra have no labels: training needs labels, labels_err and label_names.")
+    raw = within(spectra, wave) if wave else spectra
+    spectra = normalised(raw, normalise) if normalise else raw
     if method == "process" and noise == "correlated":
         raise HbcalError("Gaussian processes are for independent pixels: use --method network or quadratic.")
     if noise == "auto":
@@ -149,13 +147,15 @@ def train_emulator(
     if noise == "independent" and not normalise and (text := uneven(spectra)):
         say(text)
     if noise == "correlated":
-        spectra, n_seldom = mostly_there(spectra, 1.0 - MOST_MISSING)
+        raw, n_seldom = mostly_there(raw, 1.0 - MOST_MISSING)
         if n_seldom:
-            of = n_seldom + len(spectra.wave)
-            say(f"left out: {n_seldom} of {of} pixels, which a tenth of the stars or more lack")
+            spectra = normalised(raw, normalise) if normalise else raw  # by the pixels that labelling will see
+            say(f"left out: {n_seldom} of {n_seldom + len(raw.wave)} pixels, which more than a tenth of the stars lack")
     if text := exact_labels(spectra):
         say(text)
     spectra, left_out = usable(spectra, method, noise, meta)
+    if noise == "independent":
+        refuse_few_pixels(len(spectra.wave), len(spectra.label_names), method)
     beside = spectra.beside(meta)
     if beside is not None:
         refuse_alike(beside, meta)

@@ -152,7 +152,7 @@ def exact_labels(spectra: Spectra) -> str:
         spectra: with labels.
 
     Returns:
-        Empty where each has one, or none has.
+        Empty where each has one.
 
     Errors:
         None.
@@ -201,8 +201,8 @@ def usable(spectra: Spectra, method: str, noise: str, meta: Sequence[str]) -> tu
         each = ", ".join(f"{n}: {reason}" for reason, n in left_out.items())
         raise HbcalError(
             f"None of {len(keep)} spectra can train ({each}): training needs pixels with positive errors, a positive "
-            "median flux, labels, and what --meta names; with --noise correlated every pixel, so cut wavelengths that "
-            "spectra lack with hbcal spectra convert."
+            "median flux, labels, and what --meta names; with --noise correlated every pixel, so leave out with --wave "
+            "what spectra lack."
         )
     if method == "network" and keep.sum() < LEAST:
         raise HbcalError(

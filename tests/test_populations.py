@@ -159,6 +159,7 @@ def test_without_errors_it_is_the_plain_mixture(tmp_path):
     assert np.abs(np.sort(weight)[::-1][:3] - np.sort(share)[::-1]).max() < 0.03
 
 
+@pytest.mark.slow
 def test_a_chain_stuck_in_one_mode_is_caught(run, monkeypatch, tmp_path):
     """Three chains of a good run and one that was never let out of a single component."""
     _, stars, found = run
@@ -187,6 +188,7 @@ def test_interrupted_runs_resume_to_the_bit(tmp_path):
         np.testing.assert_array_equal(straight.posterior[name], resumed.posterior[name])
 
 
+@pytest.mark.slow
 def test_chains_that_agree_go_on_until_they_have_told_enough(tmp_path, monkeypatch):
     _, stars = sky(n=150)
     brief = recipe()

@@ -81,7 +81,7 @@ def flagged(columns: Columns) -> np.ndarray:
     """Which stars of a file of the schema have labels that it does not trust.
 
     Args:
-        columns: of the file, ``flag`` among them where it has one.
+        columns: of the file, ``flag`` among them.
 
     Returns:
         (n_row,) bool. The words of `hbcal apply` are no flags: they say which label has no answer.
@@ -93,8 +93,7 @@ def flagged(columns: Columns) -> np.ndarray:
         >>> flagged(Columns(Path("x.nc"), {"flag": np.array(["False", "True"])}, {}, np.arange(2))).tolist()
         [False, True]
     """
-    said = columns.values.get("flag", np.full(columns.n_row, ""))
-    return np.isin(said.astype(str), ("True", "1", "1.0"))
+    return np.isin(columns.values["flag"].astype(str), ("True", "1", "1.0"))
 
 
 def as_wide(entry: DataSpec, names: list[str], recipe: Recipe) -> DataSpec:

@@ -14,7 +14,7 @@ import numpy as np
 from hbcal._errors import HbcalError
 from hbcal.emulator.base import Known
 from hbcal.emulator.full import quadratic
-from hbcal.emulator.hidden import train_hidden
+from hbcal.emulator.hidden import N_LAST, train_hidden
 from hbcal.emulator.pixels import Components, PixelEmulator, Quadratic
 from hbcal.emulator.processes import train_processes
 from hbcal.emulator.train_pixels import train_pixels
@@ -83,6 +83,34 @@ def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndar
     return float(np.median((a * b).sum(axis=0)[some] / power[some])) if some.any() else 0.0
 
 
+def refuse_few_pixels(n_pix: int, n_label: int, method: str) -> None:
+    """Refuse spectra of fewer pixels than features: a spectrum would tell nobody's labels.
+
+    Args:
+        n_pix, n_label: of the training spectra.
+        method: ``"quadratic"``, ``"network"`` or ``"process"``, whose features are never more than pixels.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError with both numbers.
+
+    Example:
+        >>> refuse_few_pixels(4, 2, "quadratic")
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: 4 pixels are too few for 6 features of 2 label(s): use --noise correlated, or \
+fewer labels.
+    """
+    bent = {"quadratic": n_label * (n_label + 1) // 2, "network": N_LAST}
+    n_feature = 1 + n_label + bent[method] if method in bent else 1
+    if n_pix < n_feature:
+        raise HbcalError(
+            f"{n_pix} pixels are too few for {n_feature} features of {n_label} label(s): use --noise correlated, or "
+            "fewer labels."
+        )
+
+
 def train_independent(
     known: Known, mean: np.ndarray, root: np.ndarray, spectra: Any, rows: np.ndarray, method: str, *, seed: int = 0,
     like: Components | None = None, folder: Path | None = None,
@@ -105,7 +133,7 @@ def train_independent(
         The emulator, and the learning curve of its network by name; none where there is no network.
 
     Errors:
-        HbcalError where there are fewer pixels than features, or too few stars.
+        HbcalError where there are fewer stars than features.
 
     Example:
         >>> tiny_pixels().layer.weights.shape
@@ -122,11 +150,6 @@ def train_independent(
     elif method == "process":
         features = train_processes(mean, flux, err, seed=seed, like=like, progress=progress)
     n_feature = features.of(jnp.zeros(mean.shape[1])).shape[0]
-    if flux.shape[1] < n_feature:
-        raise HbcalError(
-            f"{flux.shape[1]} pixels are too few for the {n_feature} features of {mean.shape[1]} labels, of which none "
-            "could be told from such a spectrum: use --noise correlated, more wavelengths, or fewer labels."
-        )
     if len(rows) < FEW * n_feature:
         raise HbcalError(
             f"{len(rows)} training stars are too few for the {n_feature} features of {mean.shape[1]} labels, which "

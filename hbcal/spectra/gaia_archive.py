@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import re
 import warnings
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hbcal._errors import HbcalError
+from hbcal._errors import HbcalError, some
 from hbcal.spectra.container import Spectra, as_spectra
 from hbcal.spectra.fits_file import one_sentence, open_fits
 from hbcal.spectra.gaia_xp import WAVE
@@ -70,10 +71,10 @@ def read_xp_archive(path: Path) -> Iterator[Spectra]:
     """Sampled XP spectra: wavelengths in nm, flux as it is, in W m^-2 nm^-1.
 
     Three shapes are read: a row for each star with its flux as an array (the archive's bulk files, its RAW tables, and
-    what ``gaiaxpy.calibrate`` saves); a row for each pixel, with ``source_id`` (COMBINED); and a row for each pixel of
-    one star (INDIVIDUAL), whose id is in the file's name. The wavelengths are the column ``wavelength``, or the
-    ``sampling`` that GaiaXPy keeps in the header or beside a CSV as ``NAME_sampling.csv``, or, with 343 pixels, the
-    archive's: 336, 338, ... 1020 nm. A star without flux is kept, all its pixels missing.
+    what ``gaiaxpy.calibrate`` saves, but for Avro); a row for each pixel, with ``source_id`` (COMBINED); and a row for
+    each pixel of one star (INDIVIDUAL), whose id is in the file's name. The wavelengths are the column ``wavelength``,
+    or the ``sampling`` that GaiaXPy keeps in the header or beside a CSV as ``NAME_sampling.csv``, or, with 343 pixels,
+    the archive's: 336, 338, ... 1020 nm. A star without flux is kept, all its pixels missing.
 
     Args:
         path: ``.csv``, ``.ecsv``, ``.fits``, ``.xml``, ``.vot`` or ``.votable``, each also with ``.gz``.
@@ -83,7 +84,7 @@ def read_xp_archive(path: Path) -> Iterator[Spectra]:
 
     Errors:
         HbcalError for a file that is absent, damaged or of another format; for BP and RP spectra that are not
-        calibrated; for wavelengths that nothing tells; or what `as_spectra` refuses.
+        calibrated; for wavelengths that nothing tells; for ids that are none; or what `as_spectra` refuses.
 
     Source:
         Gaia DR3 documentation, section 20.12.4, xp_sampled_mean_spectrum; GaiaXPy 2.1.5, output/sampled_spectra_data.
@@ -114,11 +115,14 @@ def _of_stars(table: Mapping[str, Any], sampling: np.ndarray | None, path: Path)
     """A row for each star."""
     if "source_id" not in table:
         raise HbcalError(f"{path} has neither the column 'source_id' nor 'wavelength': it may be of another format.")
+    if any(np.ndim(row) == 0 for name in NEEDED for row in table[name][:1]):
+        raise HbcalError(f"{path} has one flux a row and no column 'wavelength': it may be of another format.")
     n_pix = max(map(len, table["flux"]), default=0)
-    if sampling is None and n_pix != len(WAVE):
+    sampling = _sampling_beside(path) if sampling is None else sampling
+    if sampling is None and n_pix not in (0, len(WAVE)):
         raise HbcalError(
             f"{path} has spectra of {n_pix} pixels and does not tell their wavelengths: keep the file of the sampling, "
-            f"{path.name.split('.')[0]}_sampling.csv, beside it."
+            f"{_beside(path).name}, beside it."
         )
     wave = WAVE if sampling is None else sampling
     flux, err = (np.full((len(table["flux"]), len(wave)), np.nan) for _ in NEEDED)
@@ -136,7 +140,7 @@ def _of_stars(table: Mapping[str, Any], sampling: np.ndarray | None, path: Path)
 def _of_pixels(table: Mapping[str, Any], path: Path) -> Spectra:
     """A row for each pixel, of one star or of several."""
     wave = np.asarray(table["wavelength"], float)
-    ids = np.asarray(table.get("source_id", np.zeros(len(wave), np.int64)))
+    ids = np.array([str(one) for one in table.get("source_id", np.zeros(len(wave), int))])
     n_star = len(np.unique(ids))
     if len(wave) % n_star or (ids.reshape(n_star, -1) != ids.reshape(n_star, -1)[:, :1]).any():
         raise HbcalError(f"{path} has stars with unlike numbers of pixels, or mixed with each other: fetch it again.")
@@ -145,17 +149,23 @@ def _of_pixels(table: Mapping[str, Any], path: Path) -> Spectra:
         raise HbcalError(f"{path} has stars with unlike wavelengths: give a file for each.")
     star = ids.reshape(n_star, -1)[:, 0]
     if "source_id" not in table:
-        told = re.findall(r"\d{6,}", path.name)
-        if not told:
-            raise HbcalError(f"{path} has no column 'source_id': write the star's Gaia id into the name of the file.")
-        star = np.array([told[-1]])
+        told = [digits for digits in re.findall(r"\d+", path.name) if len(digits) > 9]
+        if len(told) != 1:
+            raise HbcalError(
+                f"{path} has no column 'source_id', and {len(told)} numbers in its name look like a Gaia id: let there "
+                "be one, the star's."
+            )
+        star = np.array(told)
     flux, err = (np.asarray(table[name], float).reshape(n_star, -1) for name in NEEDED)
     return _spectra(each[0], flux, err, star, path)
 
 
 def _spectra(wave: np.ndarray, flux: np.ndarray, err: np.ndarray, star: Any, path: Path) -> Spectra:
-    err = np.where(err > 0, err, np.nan)  # nothing has an error of zero or less
-    return as_spectra({"wave": wave, "flux": flux, "flux_err": err, "star": np.asarray(star).astype(str)}, str(path))
+    ids = [str(one).strip() for one in star]
+    odd = [one for one in ids if not (one.isdecimal() and int(one) > 0)]
+    if odd:
+        raise HbcalError(f"{path} has {len(odd)} source_id(s) that are no whole numbers, {some(odd)}: correct them.")
+    return as_spectra({"wave": wave, "flux": flux, "flux_err": err, "star": ids}, str(path))
 
 
 # ---- three ways to write a table: each ends as {column in lower case: values}, and the wavelengths where it tells them
@@ -189,31 +199,49 @@ def _head(path: Path) -> tuple[list[str], np.ndarray | None]:
             break
         else:
             raise HbcalError(f"{path} is empty: fetch it again.")
-    plain = path.name.removesuffix(".gz")
-    beside = path.with_name(f"{Path(plain).stem}_sampling{Path(plain).suffix}")
-    if sampling is None and beside.is_file() and beside != path:
-        with one_sentence(beside, "CSV"):
-            sampling = _numbers(beside.read_text().strip().splitlines()[-1].strip('"'))
     return names, sampling
+
+
+def _beside(path: Path) -> Path:
+    """Where GaiaXPy keeps the wavelengths of a CSV."""
+    return path.with_name(f"{Path(path.name.removesuffix('.gz')).stem}_sampling.csv")
+
+
+def _sampling_beside(path: Path) -> np.ndarray | None:
+    if not _beside(path).is_file():
+        return None
+    with one_sentence(_beside(path), "CSV"):
+        return _numbers(_beside(path).read_text().strip().splitlines()[-1].strip('"'))
 
 
 def _rows_of_text(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:
     """A text file in pieces of some stars, or whole where a row is a pixel."""
-    import pandas as pd
-
-    wanted = [name for name in ("source_id", "xp", "wavelength", *NEEDED) if name in names]
-    by_pixel = "wavelength" in names
+    at = {name: names.index(name) for name in ("source_id", "xp", "wavelength", *NEEDED) if name in names}
+    by_pixel, held, n = "wavelength" in names, list[list[str]](), 0
+    csv.field_size_limit(1 << 30)  # a row of GaiaXPy may hold a matrix of correlations
     with one_sentence(path, "CSV"), _opened(path) as stream:
-        chunks = pd.read_csv(
-            stream, comment="#", header=0, names=names, usecols=wanted, dtype=str, na_filter=False,
-            chunksize=None if by_pixel else N_PIECE,
-        )  # fmt: skip
-        for chunk in [chunks] if by_pixel else chunks:
-            table: dict[str, Any] = {name: chunk[name].to_numpy(str) for name in wanted}
-            for name in {*NEEDED, "wavelength"} & set(wanted):
-                rows = [_numbers(text) for text in table[name]]
-                table[name] = np.array([row[0] if len(row) else np.nan for row in rows]) if by_pixel else rows
-            yield table
+        lines = (line.decode("utf-8") for line in stream)
+        rows = csv.reader(line for line in lines if line.strip() and not line.startswith("#"))
+        next(rows)  # the names
+        for n, row in enumerate(rows, 1):
+            if len(row) != len(names):
+                raise HbcalError(f"{path}: row {n} has {len(row)} columns, not {len(names)}: fetch the file again.")
+            held.append([row[k] for k in at.values()])
+            if len(held) == N_PIECE and not by_pixel:
+                yield _table(held, list(at), by_pixel)
+                held = []
+        if held:
+            yield _table(held, list(at), by_pixel)
+    if n == 0:
+        raise HbcalError(f"{path} has no row: there is no spectrum in it.")
+
+
+def _table(rows: list[list[str]], names: list[str], by_pixel: bool) -> dict[str, Any]:
+    table: dict[str, Any] = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    for name in {*NEEDED, "wavelength"} & set(names):
+        values = [_numbers(text) for text in table[name]]
+        table[name] = np.array([value[0] if len(value) else np.nan for value in values]) if by_pixel else values
+    return table
 
 
 def _votable(path: Path) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -245,6 +273,8 @@ def _filled(rows: Any, path: Path) -> dict[str, Any]:
         if name.lower() in (*NEEDED, "wavelength"):
             ragged = values.dtype.kind == "O"
             values = [_known(each) for each in np.asarray(values)] if ragged else _known(values)
+        elif np.ma.isMaskedArray(values):
+            values = [None if one is np.ma.masked else one for one in values]
         found[name.lower()] = values
     return found
 

@@ -28,7 +28,7 @@ def within(spectra: Spectra, ranges: Sequence[tuple[float, float]]) -> Spectra:
         The spectra, of these pixels.
 
     Errors:
-        HbcalError for a range in which there is no pixel, or where they hold fewer than two.
+        HbcalError for a range that does not increase or in which there is no pixel, or where they hold fewer than two.
 
     Example:
         >>> one = np.ones((1, 50))
@@ -38,6 +38,8 @@ def within(spectra: Spectra, ranges: Sequence[tuple[float, float]]) -> Spectra:
     """
     keep = np.zeros(len(spectra.wave), bool)
     for low, high in ranges:
+        if not low < high:
+            raise HbcalError(f"The wavelengths {low:g} to {high:g} do not increase: give LOW,HIGH.")
         inside = (spectra.wave >= low) & (spectra.wave <= high)
         if not inside.any():
             raise HbcalError(
@@ -55,7 +57,7 @@ def mostly_there(spectra: Spectra, share: float) -> tuple[Spectra, int]:
 
     Args:
         spectra: any.
-        share: of the stars, at least.
+        share: of the stars with a pixel at all and, where there are labels, with one, at least.
 
     Returns:
         The spectra, of these pixels; how many others there were. All pixels where hardly one is left.
@@ -69,10 +71,35 @@ def mostly_there(spectra: Spectra, share: float) -> tuple[Spectra, int]:
         >>> mostly_there(seen, 0.9)[0].wave.tolist()
         [0.0, 1.0]
     """
-    keep = np.isfinite(spectra.flux).mean(axis=0) >= share
+    there, told = np.isfinite(spectra.flux), np.isfinite(spectra.labels)
+    counts = there.any(axis=1) & (told.any(axis=1) | (told.shape[1] == 0))
+    keep = there[counts].sum(axis=0) >= share * counts.sum()
     if keep.all() or keep.sum() < 2:
         return spectra, 0
     return _only(spectra, keep), int((~keep).sum())
+
+
+def among(have: np.ndarray, wave: np.ndarray) -> np.ndarray | None:
+    """Which of some wavelengths are others.
+
+    Args:
+        have: (n,), increasing.
+        wave: (n_pix,), increasing.
+
+    Returns:
+        Their indices, (n_pix,); None where one of them is not there, to a millionth.
+
+    Errors:
+        None.
+
+    Example:
+        >>> among(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0])).tolist()
+        [0, 2]
+    """
+    after = np.clip(np.searchsorted(have, wave), 1, len(have) - 1)
+    nearest: np.ndarray = after - (wave - have[after - 1] < have[after] - wave)
+    alike = len(np.unique(nearest)) == len(wave) and np.allclose(have[nearest], wave, rtol=1e-6, atol=0.0)
+    return nearest if alike else None
 
 
 def at(spectra: Spectra, wave: np.ndarray) -> Spectra:
@@ -94,10 +121,8 @@ def at(spectra: Spectra, wave: np.ndarray) -> Spectra:
         >>> at(seen, np.array([7.0, 9.0])).flux.shape
         (1, 2)
     """
-    have = spectra.wave
-    after = np.clip(np.searchsorted(have, wave), 1, len(have) - 1)
-    nearest = after - (wave - have[after - 1] < have[after] - wave)
-    if len(np.unique(nearest)) < len(wave) or not np.allclose(have[nearest], wave, rtol=1e-6, atol=0.0):
+    have, nearest = spectra.wave, among(spectra.wave, wave)
+    if nearest is None:
         raise HbcalError(
             f"The spectra have {len(have)} pixels from {have[0]:g} to {have[-1]:g}, the emulator {len(wave)} from "
             f"{wave[0]:g} to {wave[-1]:g} that are not among them: resample them onto its grid with hbcal spectra "

@@ -300,6 +300,15 @@ CASES = {
 }  # fmt: skip
 
 
+def test_a_grid_with_holes_takes_its_pixels_as_they_are():
+    """An emulator of some wavelengths names pixels, not what lies between them."""
+    wave = np.arange(10.0, 20.0)
+    flux = (wave**2)[None, :]
+    seen = as_spectra({"wave": wave, "flux": flux, "flux_err": flux, "star": ["a"]}, "here")
+    holes = np.delete(wave, [3, 6, 7])
+    np.testing.assert_array_equal(prepare(seen, Steps(wave=holes)).flux, flux[:, np.isin(wave, holes)])
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_one_sentence(name, build, tmp_path, monkeypatch, capfd):
     make, more, *words = CASES[name]
