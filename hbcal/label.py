@@ -34,6 +34,7 @@ from hbcal.spectra.pixels import at
 
 SETTINGS = ManySettings()
 BATCH, AGAIN = 512, 64  # spectra of a compiled call, and of one for those that a first round does not settle
+SMALL = (32, 128)  # and of one of NUTS where there are no more
 AT_ONCE = BATCH * 96  # draws whose density is taken at a time: bounds the memory of emulators that want many draws
 ROUNDS = 4
 K_HAT = 0.7  # Vehtari et al. 2024, JMLR 25, 72: beyond it the weights do not stand for the posterior
@@ -121,7 +122,8 @@ def label_spectra(
     scaled = None if prior is None else (prior - np.asarray(trained.centre)) / np.asarray(trained.unit)
     density = None if scaled is None else label_density(scaled)
     parts, n, extra = [], len(spectra.star), _measured(trained, known, spectra.star)
-    batch = min(AT_ONCE // emulator.n_draw, BATCH) if fast else BATCH
+    small = [size for size in SMALL if n <= size <= BATCH]  # chains of a few spectra need not wait for 512
+    batch = min(AT_ONCE // emulator.n_draw, BATCH) if fast else (*small, BATCH)[0]
     for first in range(0, n, batch):
         rows = slice(first, first + batch)
         flux, err = (_padded(each[rows], batch) for each in (spectra.flux, spectra.flux_err))

@@ -277,6 +277,7 @@ def test_rounds_settle_stars_that_a_poor_guess_does_not(tiny_emulator, fresh, mo
     assert count(settled) < 10
 
 
+@pytest.mark.slow
 def test_chains_that_move_slowly_are_made_longer(tiny_emulator, fresh, monkeypatch):
     some, lazy = fresh.take(slice(40)), ManySettings(draws=120, jumps=0, max_tree_depth=1)
     more = label_spectra(tiny_emulator, some, settings=lazy)

@@ -65,7 +65,7 @@ def known_of(sky, value, err, stars=slice(None)):
     return KnownLabels(sky[1].star[stars], np.stack([gap, np.full(n, value)], 1), np.stack([gap, np.full(n, err)], 1))
 
 
-@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("fast", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_prior_and_measurement_agree_with_the_closed_form(sky, fast):
     rng = np.random.default_rng(1)
     root = np.array([[0.6, 0.0], [0.3, 0.5]])

@@ -110,6 +110,7 @@ def test_a_run_opens_and_says_what_it_found(run):
     assert json.loads((found.path / "diagnostics.json").read_text())["n_quantity"] > 100
 
 
+@pytest.mark.slow
 def test_larger_errors_widen_memberships(run, tmp_path):
     _, stars, found = run
     wide = fitted(replace(stars, covariance=4.0 * stars.covariance), tmp_path / "wide")
@@ -176,6 +177,7 @@ def test_a_chain_stuck_in_one_mode_is_caught(run, monkeypatch, tmp_path):
     assert not told.passed
 
 
+@pytest.mark.slow
 def test_interrupted_runs_resume_to_the_bit(tmp_path):
     _, stars = sky(n=150)
     straight = fitted(stars, tmp_path / "straight", chains=1, draws=120, warmup=50)

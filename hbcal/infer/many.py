@@ -129,12 +129,12 @@ def sample_many(
 
     def move(state: Any, lumps: Lumps, given: Any) -> Any:
         state = step(state, given)
-        key, *keys = jax.random.split(state.rng_key, settings.jumps + 1)
-        u, here = state.z, state.potential_energy
-        for each in keys:
-            u, here = jump(each, u, here, lumps, given)
+        keys = jax.random.split(state.rng_key, settings.jumps + 1)
+        at = state.z, state.potential_energy
+        # a scan, so that the density is compiled once and not for every jump
+        (u, _), _ = jax.lax.scan(lambda at, key: (jump(key, *at, lumps, given), None), at, keys[1:])
         here, slope = jax.value_and_grad(energy)(u, *given)
-        return state._replace(z=u, potential_energy=here, z_grad=slope, rng_key=key)
+        return state._replace(z=u, potential_energy=here, z_grad=slope, rng_key=keys[0])
 
     def begin(key: Array, lumps: Lumps, given: Any) -> Any:
         key_start, key_chain = jax.random.split(key)

@@ -128,7 +128,7 @@ def test_colours_are_as_good_whatever_the_noise_of_the_spectrum(coloured, louder
         assert holds(told[name]["within_95"], 0.95, 3000)
 
 
-@pytest.mark.parametrize("method", ["quadratic", "network"])
+@pytest.mark.parametrize("method", ["quadratic", pytest.param("network", marks=pytest.mark.slow)])
 def test_what_is_measured_beside_spectra_counts(method, tmp_path):
     from hbcal.emulator.train_network import NetworkSettings
     from hbcal.networks.train import TrainSettings

@@ -279,6 +279,7 @@ def test_shapes_that_are_none_are_refused(trained, tmp_path, arrays, said):
         with_nuisances(trained, what)
 
 
+@pytest.mark.slow
 def test_nuts_says_the_same(trained, drawn, found, monkeypatch):
     monkeypatch.setattr(job, "BATCH", 32)
     full = label_spectra(trained, drawn[0].take(slice(32)), nuisances=WHAT, settings=ManySettings(draws=120))
