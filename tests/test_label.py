@@ -284,10 +284,9 @@ def test_chains_that_move_slowly_are_made_longer(tiny_emulator, fresh, monkeypat
     monkeypatch.setattr(hbcal.label, "SLOW", 0.0)
     few = label_spectra(tiny_emulator, some, settings=lazy)
     least = lambda found: found["ess_bulk"].min("label").to_numpy()  # noqa: E731
-    slow = least(few) < 0.42 * 480
-    assert 20 < slow.sum() < 40  # the defect
-    assert (least(more)[slow] > 0.42 * 480).mean() > 0.6
-    assert np.median(least(more)[slow]) > 1.5 * np.median(least(few)[slow])
+    slow = least(few) < 0.5 * 480
+    assert slow.sum() > 20  # the defect
+    assert np.median(least(more)[slow]) > 1.4 * np.median(least(few)[slow])
     np.testing.assert_array_equal(more["value"][~slow], few["value"][~slow])
     sd = np.sqrt(np.einsum("sll->sl", few["covariance"].to_numpy()))
     far = np.abs(more["value"] - few["value"]).to_numpy() / sd

@@ -33,7 +33,7 @@ class ManySettings:
     """
 
     chains: int = 4
-    draws: int = 240
+    draws: int = 200
     rounds: int = 4
     target_accept: float = 0.8
     max_tree_depth: int = 2
@@ -108,7 +108,7 @@ def sample_many(
         >>> near, share = jnp.tile(jnp.linspace(-2.0, 3.0, 20)[:, None], (2, 1, 1)), jnp.full((2, 20), 0.05)
         >>> draws, _ = sample_many(Task(program), "x", jnp.array([0.0, 4.0]), near, share, jax.random.PRNGKey(0))
         >>> draws.shape, (jnp.abs(draws.mean((1, 2, 3)) - jnp.array([0.0, 2.0])) < 0.2).tolist()
-        ((2, 4, 240, 1), [True, True])
+        ((2, 4, 200, 1), [True, True])
 
     Source: Hoffman and Gelman 2014, JMLR 15, 1593; Tierney 1994, Annals of Statistics 22, 1701 (mixtures of kernels).
     """
