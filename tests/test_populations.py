@@ -209,6 +209,7 @@ def test_chains_that_agree_go_on_until_they_have_told_enough(tmp_path, monkeypat
         np.testing.assert_array_equal(longest.posterior[name], resumed.posterior[name])
 
 
+@pytest.mark.slow
 def test_chains_in_different_places_are_not_helped_by_more_draws(tmp_path, monkeypatch):
     _, stars = sky(n=150)
     brief = recipe()
