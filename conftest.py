@@ -19,7 +19,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="hbcal_compile
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
-MOST_MAPPINGS = 15_000
+MOST_MAPPINGS = 30_000
 
 
 def mappings():

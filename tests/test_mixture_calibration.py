@@ -201,6 +201,7 @@ def hbcal(*command):
     )
 
 
+@pytest.mark.slow
 def test_the_command_line_goes_from_a_calibration_to_members(home, tmp_path):
     folder, recipe, table = home
     out = tmp_path / "out"
