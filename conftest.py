@@ -22,25 +22,16 @@ atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_e
 MOST_MAPPINGS = 30_000
 
 
-def mappings():
-    """Memory mappings of this process; 0 where nobody counts them."""
-    maps = Path("/proc/self/maps")
-    return len(maps.read_bytes().splitlines()) if maps.exists() else 0
-
-
-def forget_programs(limit=MOST_MAPPINGS):
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs():
     """Drop compiled programs when they are many: Linux allows 65,530 mappings, and LLVM aborts the process beyond."""
-    if mappings() > limit:
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPPINGS:
         import jax
 
         jax.clear_caches()
         gc.collect()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_programs():
-    yield
-    forget_programs()
 
 
 @functools.cache

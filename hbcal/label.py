@@ -187,8 +187,8 @@ def _label(
     draws, share, k_hat = _weighted(emulator, prior, stars, rng)
     out: dict[str, np.ndarray] = {"why": why, "k_hat": k_hat}
     if not fast:
-        chains, out["diverging"] = _chains(emulator, prior, stars, draws, share, why, rng, settings)
-        out |= {"r_hat": _each(array_stats.rhat, chains), "ess_bulk": _each(array_stats.ess, chains)}
+        chains, ess, diverging = _chains(emulator, prior, stars, draws, share, why, rng, settings)
+        out |= {"r_hat": _each(array_stats.rhat, chains), "ess_bulk": ess, "diverging": diverging}
         draws = chains.reshape(len(chains), -1, chains.shape[-1])
         share = np.full(draws.shape[:2], 1.0 / draws.shape[1])
     mean, cov = _mean_cov(draws, share)
@@ -211,15 +211,14 @@ def _label(
 def _chains(
     emulator: Emulator, prior: LabelDensity | None, stars: Observed, draws: np.ndarray, share: np.ndarray,
     why: np.ndarray, rng: np.random.Generator, settings: ManySettings,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """NUTS for every star, and longer, thinned chains for those that move slowly; how many transitions diverged."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """NUTS for every star, and longer, thinned chains for those that move slowly; ESS, and how often they diverged."""
 
-    def run(rows: np.ndarray, draws: np.ndarray, share: np.ndarray, settings: ManySettings) -> Any:
-        some = jax.tree.map(lambda leaf: leaf[rows], stars)
+    def run(stars: Observed, draws: np.ndarray, share: np.ndarray, settings: ManySettings) -> Any:
         key = jax.random.PRNGKey(int(rng.integers(2**31)))
-        return _compiled(settings)(emulator, prior, some, jnp.asarray(draws), jnp.asarray(share), key)
+        return map(np.array, _compiled(settings)(emulator, prior, stars, draws, share, key))
 
-    chains, diverging = map(np.array, jax.device_get(run(np.arange(len(draws)), draws, share, settings)))
+    chains, diverging = run(stars, draws, share, settings)
     n_chain, n_draw, n_label = chains.shape[1:]
     ess = _each(array_stats.ess, chains)
     slow = np.flatnonzero((why == "") & ~(ess >= SLOW * n_chain * n_draw).all(axis=1))
@@ -229,9 +228,10 @@ def _chains(
         near = chains[rows].reshape(FEW, -1, n_label)
         near = near[:, np.linspace(0, near.shape[1] - 1, draws.shape[1]).astype(int)]
         alike = np.full(near.shape[:2], 1.0 / near.shape[1])
-        found, diverged = map(np.asarray, jax.device_get(run(rows, near, alike, longer)))
+        found, diverged = run(jax.tree.map(lambda leaf, rows=rows: leaf[rows], stars), near, alike, longer)
         chains[rows], diverging[rows] = found[:, :, ::LONGER], -(-diverged // LONGER)
-    return chains, diverging.sum(axis=1)
+        ess[rows] = _each(array_stats.ess, chains[rows])
+    return chains, ess, diverging.sum(axis=1)
 
 
 def _mean_cov(draws: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

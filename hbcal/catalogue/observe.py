@@ -52,9 +52,8 @@ def observe(recipe: Recipe, folder: Path) -> Catalogue:
     frames, tables, sources, long = [], [], [], set[str]()
     for entry in recipe.data:
         path = folder / entry.file
-        schema = entry.layout == "labels"
-        names = column_names(path) if schema else []
-        if schema:
+        names = column_names(path) if entry.layout == "labels" else []
+        if entry.layout == "labels":
             entry = as_wide(entry, names, recipe)
         wanted = wanted_columns(entry, path, recipe)
         if "flag" in names:

@@ -100,6 +100,7 @@ def read_xp_archive(path: Path) -> Iterator[Spectra]:
     else:
         found, sampling = _votable(path) if kind(path) == "votable" else _fits(path)
         tables = iter([found])
+    sampling = _sampling_beside(path) if sampling is None else sampling
     for table in tables:
         for name in NEEDED:
             if name not in table:
@@ -118,7 +119,6 @@ def _of_stars(table: Mapping[str, Any], sampling: np.ndarray | None, path: Path)
     if any(np.ndim(row) == 0 for name in NEEDED for row in table[name][:1]):
         raise HbcalError(f"{path} has one flux a row and no column 'wavelength': it may be of another format.")
     n_pix = max(map(len, table["flux"]), default=0)
-    sampling = _sampling_beside(path) if sampling is None else sampling
     if sampling is None and n_pix not in (0, len(WAVE)):
         raise HbcalError(
             f"{path} has spectra of {n_pix} pixels and does not tell their wavelengths: keep the file of the sampling, "
