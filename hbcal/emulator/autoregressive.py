@@ -191,7 +191,9 @@ class AutoregressiveEmulator(Emulator):
     graph: Any = static()
     guide_graph: Any = static()
 
-    def read(self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None) -> tuple[Seen, np.ndarray]:
+    def read(
+        self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None, corr: np.ndarray | None = None
+    ) -> tuple[Seen, np.ndarray]:
         """Components, what they contribute to each network, and the misfit of what components leave."""
         z, level, rest = self.components.of(flux, flux_err, meta)
         near, why = self.components.near(z, level), why_not(flux, MOST_MISSING, LONGEST)

@@ -85,10 +85,13 @@ class Emulator:
     n_draw = 96
 
     @abstractmethod
-    def read(self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None) -> tuple[Any, np.ndarray]:
+    def read(
+        self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None, corr: np.ndarray | None = None
+    ) -> tuple[Any, np.ndarray]:
         """Spectra as the emulator sees them, and a sentence for each that it cannot use, empty where it can.
 
-        `meta` is (n_star, n_meta) in the order of `Known.meta_names`; None where these are none.
+        `meta` is (n_star, n_meta) in the order of `Known.meta_names`; None where these are none. `corr` is
+        ``flux_corr`` of the spectra; emulators that learned how pixels vary together do not ask for it.
         """
 
     @abstractmethod

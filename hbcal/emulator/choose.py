@@ -56,7 +56,11 @@ def as_seen(spectra: Any, seed: int) -> Any:
     """
     noise = np.broadcast_to(np.abs(median_of(spectra.flux)) / SEEN_AT, spectra.flux.shape)
     drawn = np.random.default_rng([seed, 23]).normal(size=noise.shape)
-    return replace(spectra, flux=spectra.flux + noise * drawn, flux_err=np.hypot(spectra.flux_err, noise))
+    err = np.hypot(spectra.flux_err, noise)
+    corr, less = spectra.flux_corr.copy(), spectra.flux_err / err
+    for k in range(1, min(corr.shape[2], corr.shape[1] - 1) + 1):
+        corr[:, :-k, k - 1] *= np.nan_to_num(less[:, :-k] * less[:, k:])
+    return replace(spectra, flux=spectra.flux + noise * drawn, flux_err=err, flux_corr=corr)
 
 
 def noise_of(spectra: Any, method: str) -> tuple[str, str]:

@@ -61,7 +61,7 @@ class FullEmulator(Emulator):
     photons: AnyArray
 
     def read(
-        self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None
+        self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None, corr: np.ndarray | None = None
     ) -> tuple[FullSpectrum, np.ndarray]:
         """The numbers of `LastLayer.compress`; what is missing, of pixels a few, is integrated out."""
         whole, unit = stretched_whole(flux, self.layer.filled)

@@ -155,7 +155,9 @@ def train_independent(
             f"{len(rows)} training stars are too few for the {n_feature} features of {mean.shape[1]} labels, which "
             f"need {FEW * n_feature}: give more stars or fewer labels."
         )
-    emulator, x, _ = train_pixels(known, mean, cov, reported, reported_err, flux, err, features, progress=progress)
+    emulator, x, _ = train_pixels(
+        known, mean, cov, reported, reported_err, flux, err, features, corr=spectra.flux_corr[rows], progress=progress
+    )
     density = label_density(x)
     typical = np.sort(np.asarray(jax.lax.map(density.log_density, jnp.asarray(x), batch_size=1024)))
     starts = x[np.random.default_rng(0).permutation(len(x))[:N_START]]

@@ -1,4 +1,4 @@
-"""Independent pixels with known errors: each has its own weights on shared features of the labels."""
+"""Pixels with known errors, each with its own weights on shared features of the labels."""
 
 from __future__ import annotations
 
@@ -118,6 +118,8 @@ class PixelSpectrum:
 class PixelEmulator(Emulator):
     """f_p is N(w_p' phi(x + d), e_p^2 + s_p^2 + phi' U phi / b_p),  d_l = sum_a D_la psi_a(x).
 
+    Where the spectra say that the noise of neighbouring pixels goes together, e^2 is a banded covariance.
+
     Errors of the emulator: the weights' own, from the photon noise of the training spectra, independent from pixel to
     pixel; that of the labels' scale, from the errors of the training labels, which shifts, stretches and bends all
     pixels together and so is not averaged away by having many: psi = (1, x, x x'), see `hbcal.numerics.label_scale`;
@@ -140,10 +142,10 @@ class PixelEmulator(Emulator):
     n_draw = 768
 
     def read(
-        self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None
+        self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None, corr: np.ndarray | None = None
     ) -> tuple[PixelSpectrum, np.ndarray]:
         """Sums over the pixels that are there; the flux as it is given."""
-        packed = pack_spectra(self.layer, flux, flux_err)
+        packed = pack_spectra(self.layer, flux, flux_err, corr=corr)
         n_feature = self.layer.weights.shape[1]
         doubt = None if self.features.known else self.doubt(_guess(self, packed)[0])
         return PixelSpectrum(packed, doubt), np.where(np.asarray(packed.n_seen) >= n_feature, "", "missing pixels")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_array, csr_array, diags_array
+from scipy.sparse import coo_array, csr_array, diags_array, issparse
 from scipy.special import ndtr
 
 from hbcal._typing import Float
 
 FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))  # of a Gaussian, in units of sigma
 REACH = 5.0  # how far a Gaussian reaches, sigma: 6e-7 of it lies beyond
+UNRELATED = 1e-4  # a correlation that is none: what a band of them adds up to is below `hbcal.numerics.banded.WHITE`
 GAP = 3.0  # a step of more than GAP times its smaller neighbour is a gap between detectors, not a pixel
 
 
@@ -130,7 +131,7 @@ def carry(
     """Spectra through a linear map, missing pixels having no influence.
 
     flux_j = sum_i A_ji m_i f_i / W_j,   err_j^2 = sum_i (A_ji m_i e_i)^2 / W_j^2,   W_j = sum_i A_ji m_i,   m_i being 1
-    where pixel i was seen: the errors are the diagonal of `carry_covariance`.
+    where pixel i was seen: the errors are the diagonal of `carry_covariance`, and `carry_noise` says the rest.
 
     Args:
         a: A, with non-negative entries and rows that sum to at most 1, (n_to, n_pix).
@@ -156,17 +157,119 @@ def carry(
     return value, np.sqrt(var)
 
 
-def carry_covariance(a: csr_array, cov: np.ndarray, seen: np.ndarray, least: float = 0.5) -> np.ndarray | csr_array:
+def n_neighbours(a: csr_array, n_band: int = 0) -> int:
+    """How many of the next pixels a pixel's noise goes together with, behind a linear map.
+
+    Args:
+        a: A, as for `carry`.
+        n_band: how many it goes together with before.
+
+    Returns:
+        The largest k with corr(j, j + k) beyond `UNRELATED`, and one more where that is not 0, for maps of the same
+        kind that are a fraction of a pixel apart; 0 where A is diagonal and there were none before.
+
+    Errors:
+        None.
+
+    Example:
+        >>> n_neighbours(linear_map(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.5, 2.5, 3.5])))
+        2
+    """
+    n_pix = a.shape[1]
+    near = range(-min(n_band, n_pix - 1), min(n_band, n_pix - 1) + 1)
+    cov = (a @ diags_array([np.ones(n_pix - abs(k)) for k in near], offsets=list(near)) @ a.T).tocoo()
+    var = np.maximum(cov.diagonal(), 1e-300)
+    related = np.abs(cov.data) > UNRELATED * np.sqrt(var[cov.row] * var[cov.col])
+    far = int(np.abs(cov.row - cov.col)[related].max(initial=0))
+    return min(far + 1, a.shape[0] - 1) if far else 0
+
+
+def carry_noise(
+    a: csr_array, err: Float[np.ndarray, "n_star n_pix"], corr: Float[np.ndarray, "n_star n_pix n_old"], n_band: int,
+    least: float = 0.5,
+) -> tuple[Float[np.ndarray, "n_star n_to"], Float[np.ndarray, "n_star n_to n_band"]]:  # fmt: skip
+    """The noise of spectra behind a linear map: errors, and how that of a pixel goes together with that of the next.
+
+        err_j = sqrt(C'_jj),   rho_jk = C'_j,j+k / (err_j err_j+k),   C' as of `carry_covariance`, k = 1 ... n_band
+
+    Args:
+        a: A, as for `carry`.
+        err, corr: of the old pixels, NaN where missing; no columns of `corr` where these are independent.
+        n_band: how many of the next pixels, at least as many as `n_neighbours` says.
+        least: as for `carry`.
+
+    Returns:
+        Errors, NaN where a pixel was not seen, and rho, in single precision; 0 where a pixel was not seen or there is
+        no next one.
+
+    Errors:
+        None.
+
+    Example:
+        >>> a = linear_map(np.array([1.0, 2.0, 3.0]), np.array([1.5, 2.5]))
+        >>> err, corr = carry_noise(a, np.ones((1, 3)), np.zeros((1, 3, 0)), 1)
+        >>> err.round(3).tolist(), corr[0, :, 0].tolist()
+        ([[0.707, 0.707]], [0.5, 0.0])
+    """
+    seen, n = np.isfinite(err), a.shape[0]
+    off = range(1, min(n_band, n - 1) + 1)
+    both = np.zeros((1 + len(off), len(err), n))
+    if corr.shape[2]:
+        for i, (sd, one) in enumerate(zip(err, corr, strict=True)):
+            cov = carry_covariance(a, covariance_of(np.where(seen[i], sd, 0.0), one), seen[i], least)
+            for k in range(1 + len(off)):
+                both[k, i, : n - k] = np.nan_to_num(cov.diagonal(k))
+    else:
+        var = np.where(seen, err, 0.0).T ** 2
+        weight = (a @ seen.T.astype(float)).T
+        weight = np.where(weight >= least, weight, np.inf)
+        for k in range(1 + len(off)):
+            pair = csr_array(a[: n - k].multiply(a[k:]))
+            both[k, :, : n - k] = (pair @ var).T / (weight[:, : n - k] * weight[:, k:])
+    sd, rho = np.sqrt(both[0]), np.zeros((len(err), n, n_band), np.float32)
+    for k in off:
+        scale = sd[:, :-k] * sd[:, k:]
+        rho[:, :-k, k - 1] = np.where(scale > 0, both[k, :, :-k] / np.where(scale > 0, scale, 1.0), 0.0)
+    return np.where(sd > 0, sd, np.nan), rho
+
+
+def covariance_of(sd: Float[np.ndarray, " n_pix"], corr: Float[np.ndarray, "n_pix n_band"]) -> csr_array:
+    """The covariance of noise whose neighbouring pixels go together.
+
+    Args:
+        sd: of the pixels.
+        corr: of each with the next ones.
+
+    Returns:
+        (n_pix, n_pix), banded.
+
+    Errors:
+        None.
+
+    Example:
+        >>> covariance_of(np.array([1.0, 2.0]), np.array([[0.5], [0.0]])).toarray().tolist()
+        [[1.0, 1.0], [1.0, 4.0]]
+    """
+    n, near = len(sd), range(1, min(corr.shape[1], len(sd) - 1) + 1)
+    above = [corr[:-k, k - 1] * sd[:-k] * sd[k:] for k in near]
+    made = diags_array([sd**2, *above, *above], offsets=[0, *near, *(-k for k in near)], shape=(n, n))
+    return csr_array(made)
+
+
+def carry_covariance(
+    a: csr_array, cov: np.ndarray | csr_array, seen: np.ndarray, least: float = 0.5
+) -> np.ndarray | csr_array:
     """The covariance of one spectrum's pixels behind a linear map: C' = B C B' with B = diag(1 / W) A diag(m).
 
     Args:
         a: A, as for `carry`, (n_to, n_pix).
-        cov: C, (n_pix, n_pix), or its diagonal, (n_pix,); whatever it says of a missing pixel is ignored.
+        cov: C, (n_pix, n_pix), dense or sparse, or its diagonal, (n_pix,); whatever it says of a missing pixel is
+            ignored.
         seen: m, true where a pixel was seen, (n_pix,).
         least: as for `carry`.
 
     Returns:
-        C', (n_to, n_to): dense for a dense C, sparse and banded for a diagonal one; NaN on the diagonal of a new pixel
+        C', (n_to, n_to): dense for a dense C, sparse and banded for others; NaN on the diagonal of a new pixel
         that was not seen, nothing else being said of it.
 
     Errors:
@@ -185,8 +288,9 @@ def carry_covariance(a: csr_array, cov: np.ndarray, seen: np.ndarray, least: flo
         @ diags_array(seen.astype(float))
     )
     hole = np.where(answered, 0.0, np.nan)
-    if cov.ndim == 1:
-        out = csr_array(b @ diags_array(np.where(seen, cov, 0.0)) @ b.T)
+    if cov.ndim == 1 or issparse(cov):
+        middle = cov if issparse(cov) else diags_array(np.where(seen, cov, 0.0))
+        out = csr_array(b @ middle @ b.T)
         return out if answered.all() else csr_array(out + diags_array(hole))
     dense = b @ np.where(seen[:, None] & seen, cov, 0.0) @ b.T
     dense[~answered, ~answered] = np.nan

@@ -1,4 +1,4 @@
-"""A spectrum of any number of independent pixels as a few sufficient statistics, emulator error included."""
+"""A spectrum of any number of pixels as a few sufficient statistics, emulator error included."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.linalg import cholesky_banded
+from scipy.linalg.lapack import dtbtrs
 
 from hbcal._pytree import pytree
 from hbcal._typing import AnyArray, Array, Float
+from hbcal.numerics.banded import bands
 from hbcal.numerics.pixel_layer import PixelLayer, pack, where_packed
 
 N_NODE = 8  # of the polynomials in t; the error is below 1e-3 where pixels' b_p v_p differ tenfold, see the test
+N_BANDED = 24  # the same where neighbours' noise goes together
 BLIND = 1e3  # times the usual variance: a pixel marked bad by its error is not seen, or the series would suffer
 CHUNK = 64  # spectra that are packed at a time: bounds the memory
 
@@ -26,7 +30,9 @@ class PackedSpectrum:
         1 / (v_p + h / b_p) = (1 - t) q_p(t),   q_p(t) = 1 / (v_p (1 - t) + h_0 t / b_p)
 
     and sum_p q_p w_p w_p', sum_p q_p w_p f_p, sum_p q_p f_p^2 and -sum_p ln q_p are smooth in t: they are kept as
-    Chebyshev series. h_0, the median of b_p v_p, puts the poles of q far away.
+    Chebyshev series. h_0, the median of b_p v_p, puts the poles of q far away. Where the noise of neighbouring pixels
+    goes together, q is the inverse of a banded matrix instead of numbers, and the sums are w' q w, w' q f, f' q f and
+    -ln det q; directions in which smoothed noise has little variance have poles close to t = 0: the series is longer.
 
     Attributes:
         series: of the four sums, (n_star, N_NODE, n_feature (n_feature + 1) / 2 + n_feature + 2).
@@ -55,13 +61,17 @@ class Moments:
     log_det: AnyArray
 
 
-def pack_spectra(layer: PixelLayer, flux: np.ndarray, flux_err: np.ndarray, n_node: int = N_NODE) -> PackedSpectrum:
+def pack_spectra(
+    layer: PixelLayer, flux: np.ndarray, flux_err: np.ndarray, n_node: int = N_NODE, corr: np.ndarray | None = None
+) -> PackedSpectrum:
     """Sum over the pixels, once for every spectrum.
 
     Args:
         layer: of the emulator.
         flux, flux_err: (n_star, n_pix), NaN where missing: such a pixel is not there.
         n_node: terms of the series; 1 for no emulator error.
+        corr: of each pixel's noise with that of the next ones, (n_star, n_pix, n_band), as of
+            `hbcal.spectra.container.Spectra`; None or no column for none.
 
     Returns:
         `PackedSpectrum`.
@@ -76,6 +86,11 @@ def pack_spectra(layer: PixelLayer, flux: np.ndarray, flux_err: np.ndarray, n_no
         ((2, 8, 4), [5.0, 5.0])
     """
     weights = np.asarray(layer.weights)
+    if corr is not None and corr.shape[2] and len(flux):
+        return PackedSpectrum(*(jnp.asarray(np.concatenate(each)) for each in zip(
+            *(_pack_banded(layer, weights, *star, n_node) for star in zip(flux, flux_err, corr, strict=True)),
+            strict=True,
+        )))  # fmt: skip
     outer = pack(weights[:, :, None] * weights[:, None, :])
     parts = [
         _pack(layer, weights, lambda q: q @ outer, flux[at : at + CHUNK], flux_err[at : at + CHUNK], n_node)
@@ -85,7 +100,12 @@ def pack_spectra(layer: PixelLayer, flux: np.ndarray, flux_err: np.ndarray, n_no
 
 
 def pack_own(
-    layer: PixelLayer, weights: np.ndarray, flux: np.ndarray, flux_err: np.ndarray, n_node: int = N_NODE
+    layer: PixelLayer,
+    weights: np.ndarray,
+    flux: np.ndarray,
+    flux_err: np.ndarray,
+    n_node: int = N_NODE,
+    corr: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As `pack_spectra`, of one spectrum that has weights of its own.
 
@@ -94,6 +114,7 @@ def pack_own(
         weights: (n_pix, n), in place of the layer's.
         flux, flux_err: (n_pix,), NaN where missing.
         n_node: terms of the series.
+        corr: (n_pix, n_band), as of `pack_spectra`.
 
     Returns:
         The three arrays of `PackedSpectrum`, each with a leading axis of one.
@@ -107,6 +128,8 @@ def pack_own(
         >>> series.shape
         (1, 8, 7)
     """
+    if corr is not None and corr.shape[1]:
+        return _pack_banded(layer, weights, flux, flux_err, corr, n_node)
     return _pack(layer, weights, lambda q: pack((weights * q.T).T @ weights)[None], flux[None], flux_err[None], n_node)
 
 
@@ -114,16 +137,8 @@ def _pack(
     layer: PixelLayer, weights: np.ndarray, gram: Callable[[np.ndarray], np.ndarray], flux: np.ndarray,
     err: np.ndarray, n_node: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    scatter, scale = np.asarray(layer.scatter), np.asarray(layer.scale)
-    seen = np.isfinite(flux) & np.isfinite(err) & np.isfinite(scatter)
-    y = np.where(seen, flux, 0.0)
-    v = np.where(seen, np.where(seen, err, 1.0) ** 2 + np.where(np.isfinite(scatter), scatter, 0.0), 1.0)
-    some = seen.any(axis=1)
-    turn = np.ones(len(flux))
-    if some.any():
-        level = lambda: np.nanmedian(np.where(seen[some], v[some] * scale, np.nan), axis=1)  # noqa: E731
-        seen[some] &= v[some] * scale <= BLIND * level()[:, None]
-        turn[some] = level()
+    scale = np.asarray(layer.scale)
+    seen, y, v, turn = _variances(layer, flux, err)
     nodes, to_series = _nodes(n_node)
     values = []
     for t in nodes:
@@ -134,6 +149,44 @@ def _pack(
         )
     series = np.einsum("kn,nsm->skm", to_series, np.stack(values))
     return series, turn, seen.sum(axis=1).astype(float)
+
+
+def _pack_banded(
+    layer: PixelLayer, weights: np.ndarray, flux: np.ndarray, err: np.ndarray, corr: np.ndarray, n_node: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `_pack`, of one spectrum whose noise is banded: everything is whitened by a root of its covariance."""
+    seen, y, v, turn = (each[0] for each in _variances(layer, flux[None], err[None]))
+    off = bands(corr, np.where(seen, err, 0.0))
+    columns = np.where(seen[:, None], np.column_stack([weights, y]), 0.0)
+    nodes, to_series = _nodes(n_node if n_node == 1 else N_BANDED)
+    values = []
+    for t in nodes:
+        d = np.where(seen, v * (1.0 - t) + turn * t / np.asarray(layer.scale), 1.0)
+        root = cholesky_banded(np.concatenate([d[None], (1.0 - t) * off]), lower=True, check_finite=False)
+        white = dtbtrs(root, columns, uplo="L")[0]
+        sums = white.T @ white
+        values.append(
+            np.concatenate([pack(sums[:-1, :-1]), sums[:-1, -1], sums[-1:, -1], [2.0 * np.log(root[0]).sum()]])
+        )
+    series = np.einsum("kn,nm->km", to_series, np.stack(values))
+    return series[None], turn[None], np.full(1, float(seen.sum()))
+
+
+def _variances(
+    layer: PixelLayer, flux: np.ndarray, err: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Which pixels count, their flux and v, and h_0 of each spectrum."""
+    scatter, scale = np.asarray(layer.scatter), np.asarray(layer.scale)
+    seen = np.isfinite(flux) & np.isfinite(err) & np.isfinite(scatter)
+    y = np.where(seen, flux, 0.0)
+    v = np.where(seen, np.where(seen, err, 1.0) ** 2 + np.where(np.isfinite(scatter), scatter, 0.0), 1.0)
+    some = seen.any(axis=1)
+    turn = np.ones(len(flux))
+    if some.any():
+        level = lambda: np.nanmedian(np.where(seen[some], v[some] * scale, np.nan), axis=1)  # noqa: E731
+        seen[some] &= v[some] * scale <= BLIND * level()[:, None]
+        turn[some] = level()
+    return seen, np.where(seen, y, 0.0), v, turn
 
 
 def _nodes(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +214,7 @@ def moments(packed: PackedSpectrum, leverage: Array, n_feature: int) -> Moments:
     Example:
         >>> layer = PixelLayer(np.ones((5, 1)), np.zeros(5), np.eye(1), np.ones(5))
         >>> packed = pack_spectra(layer, np.ones((1, 5)), np.ones((1, 5)))
-        >>> one = PackedSpectrum(packed.series[0], packed.turn[0], packed.n_seen[0])
+        >>> one = jax.tree.map(lambda leaf: leaf[0], packed)
         >>> round(float(moments(one, jnp.asarray(1.0), 1).gram[0, 0]), 4)  # 5 pixels of variance 1 + 1
         2.5
     """

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from hbcal._errors import HbcalError, closest, some
+from hbcal.spectra.neighbours import as_wide, checked
 from hbcal.spectra.store import FAULTS, open_store, write_store
 
 NEEDED = ("wave", "flux", "flux_err", "star")
 LABELLED = ("labels", "labels_err", "label_names")
-KEYS = (*NEEDED, *LABELLED, "mask", "meta", "meta_names")
-ROWS = ("flux", "flux_err", "star", "labels", "labels_err", "meta")  # of Spectra: a missing pixel is NaN, no mask
+KEYS = (*NEEDED, *LABELLED, "mask", "meta", "meta_names", "flux_corr")
+ROWS = ("flux", "flux_err", "star", "labels", "labels_err", "meta", "flux_corr")  # of Spectra: no mask, NaN is missing
 N_BATCH = 1000  # stars that are written at a time, at least
 N_RUN = 30  # sorted lists of ids before they become one
-BY_STAR = ("flux", "flux_err", "star", "labels", "labels_err", "mask", "meta")
+BY_STAR = ("flux", "flux_err", "star", "labels", "labels_err", "mask", "meta", "flux_corr")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Spectra:
         label_names: (n_label,).
         meta: (n_star, n_meta), numbers known beside the spectrum: ``rv`` in km/s, ``snr``, ``ra``, ``dec`` ...
         meta_names: (n_meta,).
+        flux_corr: how the noise of each pixel correlates with that of the next ones, (n_star, n_pix, n_band), 0 where a
+            pixel is missing; no columns where pixels are independent, or that is not known.
     """
 
     wave: np.ndarray
@@ -44,8 +47,11 @@ class Spectra:
     label_names: tuple[str, ...]
     meta: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     meta_names: tuple[str, ...] = ()
+    flux_corr: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0), np.float32))
 
     def __post_init__(self) -> None:
+        if not self.flux_corr.shape[2]:
+            object.__setattr__(self, "flux_corr", np.empty((*self.flux.shape, 0), np.float32))
         if not self.meta_names:  # the default knows not how many stars there are
             object.__setattr__(self, "meta", np.empty((len(self.star), 0)))
 
@@ -103,8 +109,9 @@ def read_spectra(files: Sequence[Path], *, labels: bool = False) -> Spectra:
 
     Keys: ``wave`` (n_pix), ``flux`` and ``flux_err`` (n_star, n_pix), ``star`` (n_star); for training ``labels`` and
     ``labels_err`` (n_star, n_label) and ``label_names``; optional ``mask`` (n_star, n_pix), true where a pixel is bad
-    as in NumPy's masked arrays, and ``meta`` (n_star, n_meta) with ``meta_names``. NaN is missing, and so is a pixel
-    without a finite, positive error.
+    as in NumPy's masked arrays, ``meta`` (n_star, n_meta) with ``meta_names``, and ``flux_corr`` (n_star, n_pix,
+    n_band), the correlation of each pixel's noise with that of the next ones, as resampling makes it. NaN is missing,
+    and so is a pixel without a finite, positive error.
 
     Args:
         files: paths of ``.npz``, ``.h5``, ``.hdf5`` or ``.zarr`` files on one wavelength grid, with the same labels.
@@ -115,7 +122,8 @@ def read_spectra(files: Sequence[Path], *, labels: bool = False) -> Spectra:
 
     Errors:
         HbcalError for a file that is absent, damaged, or lacks a key; for shapes that disagree; for wavelengths that do
-        not increase or differ between files; for negative errors; for a star that appears twice.
+        not increase or differ between files; for negative errors; for correlations that no noise has; for a star that
+        appears twice.
 
     Example:
         >>> import tempfile
@@ -202,6 +210,8 @@ def agreeing(pieces: Iterable[tuple[str, Spectra]]) -> Iterator[Spectra]:
             columns = [piece.about(name) for name in first.meta_names]
             meta = np.stack(columns, axis=1) if columns else np.empty((len(piece.star), 0))
             piece = replace(piece, meta=meta, meta_names=first.meta_names)
+        if piece.flux_corr.shape != (len(piece.star), *first.flux_corr.shape[1:]):
+            piece = replace(piece, flux_corr=as_wide(piece.flux_corr, first.flux_corr.shape[2], file, origin))
         yield piece
 
 
@@ -277,6 +287,8 @@ def _as_arrays(spectra: Spectra) -> dict[str, np.ndarray]:
     for key, names in (("labels", "label_names"), ("labels_err", "label_names"), ("meta", "meta_names")):
         if not arrays[names]:
             arrays.pop(key)
+    if not spectra.flux_corr.shape[2]:
+        arrays.pop("flux_corr")
     return {key: np.asarray(array) for key, array in arrays.items() if not isinstance(array, tuple) or array}
 
 
@@ -314,7 +326,8 @@ def as_spectra(found: Mapping[str, Any], where: str) -> Spectra:
         The spectra.
 
     Errors:
-        HbcalError for shapes that disagree, wavelengths that do not increase, negative errors, or text for numbers.
+        HbcalError for shapes that disagree, wavelengths that do not increase, negative errors, correlations that no
+        noise has, or text for numbers.
 
     Example:
         >>> found = {"wave": [1, 2], "flux": [[1, 1]], "flux_err": [[0.1, 0]], "star": [7]}
@@ -339,7 +352,9 @@ def as_spectra(found: Mapping[str, Any], where: str) -> Spectra:
     _refuse_negative(labels_err, where, "labels_err")
     meta = _float(arrays.get("meta", np.full((len(star), len(meta_names)), np.nan)), where, "meta")
     flux, err = np.where(missing, np.nan, flux), np.where(missing, np.nan, err)
-    return Spectra(wave, flux, err, star, labels, labels_err, names, meta, meta_names)
+    corr = _float(arrays.get("flux_corr", np.empty((*flux.shape, 0))), where, "flux_corr")
+    corr = checked(corr, ~missing, star, where)
+    return Spectra(wave, flux, err, star, labels, labels_err, names, meta, meta_names, corr)
 
 
 def _names(array: Any) -> tuple[str, ...]:
@@ -353,6 +368,8 @@ def _refuse_shapes(shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
     asked = {"wave": n_pix, "star": n_star} | dict.fromkeys(("flux", "flux_err", "mask"), n_star + n_pix)
     asked |= {key: n_star + shapes.get("label_names", (0,)) for key in ("labels", "labels_err")}
     asked |= {"meta": n_star + shapes.get("meta_names", (0,))}
+    if "flux_corr" in shapes:
+        asked["flux_corr"] = n_star + n_pix + (shapes["flux_corr"][2:3] or (1,))
     for key, shape in asked.items():
         if key in shapes and (shapes[key] != shape or len(shape) == 0):
             raise HbcalError(

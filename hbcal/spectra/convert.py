@@ -11,11 +11,13 @@ from scipy.sparse import csr_array, eye_array
 
 from hbcal._errors import HbcalError, some
 from hbcal.emulator.files import MODEL, load_emulator
-from hbcal.numerics.linear_maps import broadening_map, carry, conserving_map
+from hbcal.numerics.linear_maps import broadening_map, carry, carry_noise, conserving_map, n_neighbours
 from hbcal.numerics.wavelength import air_to_vacuum, rest_frame, width_between
 from hbcal.spectra.container import Spectra, agreeing, write_spectra
 from hbcal.spectra.formats import iter_any
 from hbcal.spectra.pixels import among, at
+
+MOST_BAND = 12  # pixels whose noise goes together: beyond, a file would be mostly correlations
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ def log_grid(start: float, stop: float, n: int) -> np.ndarray:
 def prepare(spectra: Spectra, steps: Steps) -> Spectra:
     """Spectra in vacuum, at rest, at another resolution, on another grid: one linear map for each star.
 
-    The map is that of all steps together, so that a missing pixel has no influence and the noise is carried exactly.
-    The container keeps the diagonal of the covariance; neighbouring pixels are correlated from here on, and
-    `hbcal.numerics.linear_maps.carry_covariance` says how.
+    The map is that of all steps together, so that a missing pixel has no influence and the noise is carried exactly:
+    its variance in ``flux_err``, and how neighbouring pixels are correlated from here on in ``flux_corr``,
+    where that is over no more than `MOST_BAND` pixels: after broadening, give a grid as coarse as the resolution.
 
     Args:
         spectra: as a reader gives them.
@@ -105,16 +107,21 @@ def prepare(spectra: Spectra, steps: Steps) -> Spectra:
     to = wave if steps.wave is None else steps.wave
     velocity = spectra.about("v_taken") if steps.frame == "rest" else np.zeros(len(spectra.star))
     flux, err = (np.full((len(spectra.star), len(to)), np.nan) for _ in range(2))
+    n_band = n_neighbours(csr_array(conserving_map(wave, to) @ broaden), spectra.flux_corr.shape[2])
+    n_band = n_band or (1 if steps.frame == "rest" else 0)  # where a shift is all
+    n_band = n_band if n_band <= MOST_BAND else 0
+    corr = np.zeros((*flux.shape, n_band), np.float32)
     for v in np.unique(velocity):
         of = velocity == v
         total = csr_array(conserving_map(rest_frame(wave, float(v)), to) @ broaden)
-        flux[of], err[of] = carry(total, spectra.flux[of], spectra.flux_err[of])
+        flux[of], _ = carry(total, spectra.flux[of], spectra.flux_err[of])
+        err[of], corr[of] = carry_noise(total, spectra.flux_err[of], spectra.flux_corr[of], n_band)
     if np.isfinite(spectra.flux).any() and not np.isfinite(flux).any():
         raise HbcalError(
             f"The new wavelengths, {to[0]:g} to {to[-1]:g}, do not meet those of the spectra, {wave[0]:g} to "
             f"{wave[-1]:g}: give both in one unit."
         )
-    return _at_rest(replace(spectra, wave=to, flux=flux, flux_err=err))
+    return _at_rest(replace(spectra, wave=to, flux=flux, flux_err=err, flux_corr=corr))
 
 
 def _with_velocity(spectra: Spectra) -> Spectra:
@@ -181,6 +188,11 @@ def convert(
             made = prepare(piece, steps)
             counts[0] += len(piece.star)
             counts[1] += len(made.star)
+            if counts[0] == len(piece.star) and steps.powers is not None and not made.flux_corr.shape[2]:
+                progress(
+                    f"noise goes together over more than {MOST_BAND} pixels: not kept, and an emulator of independent "
+                    "pixels would think them better than they are; give a coarser grid by --log-grid or --wave-from"
+                )
             progress(f"read {counts[0]} star(s), now {file}")
             if len(made.star):
                 yield file, made

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hbcal._errors import HbcalError
-from hbcal.numerics.linear_maps import carry, linear_map
+from hbcal.numerics.linear_maps import carry, carry_noise, linear_map
 from hbcal.numerics.wavelength import SPEED_OF_LIGHT
 from hbcal.spectra.container import Spectra, as_spectra
 from hbcal.spectra.fits_file import error_from_ivar, known
@@ -139,16 +139,18 @@ def read_galah_packed(path: Path) -> Spectra:
     arms = range(1, N_ARM + 1)
     each = [f"ccd{k}_{what}" for k in arms for what in ("wave_A", "flux", "relative_error")]
     found = _arrays(path, ("sobject_id", "labels", "label_names", "snr", *each))
-    wave, flux, err = [], [], []
+    wave, flux, err, corr = [], [], [], []
     for k in arms:
         own, value = found[f"ccd{k}_wave_A"], np.asarray(found[f"ccd{k}_flux"], float)
         relative = np.asarray(found[f"ccd{k}_relative_error"], float)
         value_err = np.where(relative > 0, np.abs(value) * relative, np.nan)
         maps = [linear_map(np.asarray(row, float), np.asarray(own[0], float)) for row in own]
-        moved = [carry(a, value[i : i + 1], value_err[i : i + 1]) for i, a in enumerate(maps)]
+        flux.append(np.concatenate([carry(a, value[i : i + 1], value_err[i : i + 1])[0] for i, a in enumerate(maps)]))
+        alone = np.empty((1, len(own[0]), 0))
+        noise = [carry_noise(a, value_err[i : i + 1], alone, 1) for i, a in enumerate(maps)]
         wave.append(own[0])
-        flux.append(np.concatenate([each for each, _ in moved]))
-        err.append(np.concatenate([each for _, each in moved]))
+        err.append(np.concatenate([each for each, _ in noise]))
+        corr.append(np.concatenate([each for _, each in noise]))
     names = [str(name) for name in found["label_names"]]
     labels = [name for name in names if name.endswith("_r")]
     values = known(found["labels"])
@@ -157,6 +159,7 @@ def read_galah_packed(path: Path) -> Spectra:
             "wave": np.concatenate(wave),
             "flux": np.concatenate(flux, axis=1),
             "flux_err": np.concatenate(err, axis=1),
+            "flux_corr": np.concatenate(corr, axis=1),
             "star": found["sobject_id"].astype(str),
             "label_names": [name.removesuffix("_r") for name in labels],
             "labels": np.stack([values[:, names.index(name)] for name in labels], axis=1),

@@ -9,12 +9,15 @@ import numpy as np
 
 from hbcal._errors import HbcalError
 from hbcal.spectra.container import Spectra
+from hbcal.spectra.neighbours import between
 
 
 def _only(spectra: Spectra, pixels: np.ndarray) -> Spectra:
+    rows = np.flatnonzero(pixels) if pixels.dtype == bool else pixels
+    corr = between(spectra.flux_corr, rows)
     return replace(
-        spectra, wave=spectra.wave[pixels], flux=spectra.flux[:, pixels], flux_err=spectra.flux_err[:, pixels]
-    )  # fmt: skip
+        spectra, wave=spectra.wave[rows], flux=spectra.flux[:, rows], flux_err=spectra.flux_err[:, rows], flux_corr=corr
+    )
 
 
 def within(spectra: Spectra, ranges: Sequence[tuple[float, float]]) -> Spectra:

@@ -8,7 +8,7 @@ import pytest
 
 from hbcal import HbcalError
 from hbcal.spectra import store
-from hbcal.spectra.container import Spectra, as_spectra, iter_spectra, read_spectra, write_spectra
+from hbcal.spectra.container import Spectra, agreeing, as_spectra, iter_spectra, join, read_spectra, write_spectra
 
 SUFFIXES = (".npz", ".h5", ".hdf5", ".zarr")
 
@@ -211,3 +211,24 @@ def test_faults_of_the_arrays(name):
     with pytest.raises(HbcalError) as told:
         as_spectra(GOOD | change, "here")
     assert all(word in str(told.value) for word in ("here", *words)), told.value
+
+
+def test_correlations_of_noise():
+    """Shapes, what no noise can have, what is missing, and files that say more than the first."""
+    found = {"wave": [1, 2, 3], "flux": np.ones((2, 3)), "flux_err": np.ones((2, 3)), "star": ["a", "b"]}
+    assert as_spectra(found, "here").flux_corr.shape == (2, 3, 0)
+    corr = np.full((2, 3, 1), 0.5)
+    corr[0, 0] = np.nan
+    holed = found | {"flux_err": [[1, 1, 1], [1, 0, 1]], "flux_corr": corr}
+    np.testing.assert_array_equal(as_spectra(holed, "here").flux_corr[:, :, 0], [[0.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
+    with pytest.raises(HbcalError, match=r"here: flux_corr of 1 star\(s\) \('b'\) is of no noise"):
+        as_spectra(found | {"flux_corr": corr * [[[1.0]], [[1.9]]]}, "here")
+    with pytest.raises(HbcalError, match=r"flux_corr has the shape \(2, 3\)"):
+        as_spectra(found | {"flux_corr": corr[:, :, 0]}, "here")
+    with pytest.raises(HbcalError, match=r"flux_corr is not numbers"):
+        as_spectra(found | {"flux_corr": corr.astype(str)}, "here")
+    one, other = as_spectra(found, "one"), as_spectra(found | {"star": ["c", "d"], "flux_corr": corr}, "two")
+    assert [len(each.flux_corr[0, 0]) for each in agreeing([("two", other), ("one", one)])] == [1, 1]
+    with pytest.raises(HbcalError, match="two says how the noise of 1 neighbours goes together, but one of 0"):
+        list(agreeing([("one", one), ("two", other)]))
+    assert join(agreeing([("two", other), ("one", one)])).flux_corr.shape == (4, 3, 1)

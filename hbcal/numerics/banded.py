@@ -1,0 +1,62 @@
+"""Noise whose neighbouring pixels go together, as that of resampled spectra: banded covariances, from correlations."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import LinAlgError, cholesky_banded
+
+from hbcal._typing import Float
+
+WHITE = 0.01  # of a pixel's variance is taken as its own: smoothed noise has directions in which there is none
+
+
+def bands(
+    corr: Float[np.ndarray, "n_pix n_band"], sd: Float[np.ndarray, " n_pix"]
+) -> Float[np.ndarray, "n_band n_pix"]:
+    """What stands below the diagonal of a covariance, as LAPACK keeps it.
+
+        out[k - 1, p] = (1 - WHITE) corr[p, k - 1] sd_p sd_p+k,   k = 1 ... n_band
+
+    Args:
+        corr: of each pixel with the next ones; what reaches beyond the last is not looked at.
+        sd: of the pixels, 0 where one is not there.
+
+    Returns:
+        The bands, zeros where there is no next pixel.
+
+    Errors:
+        None.
+
+    Example:
+        >>> bands(np.full((3, 1), 0.5), np.array([1.0, 2.0, 0.0])).round(3).tolist()
+        [[0.999, 0.0, 0.0]]
+    """
+    n_pix, n_band = corr.shape
+    out = np.zeros((n_band, n_pix))
+    for k in range(1, min(n_band, n_pix - 1) + 1):
+        out[k - 1, :-k] = (1.0 - WHITE) * corr[:-k, k - 1].astype(float) * sd[:-k] * sd[k:]
+    return out
+
+
+def possible(corr: Float[np.ndarray, "n_pix n_band"], seen: np.ndarray) -> bool:
+    """Whether any noise can have such correlations.
+
+    Args:
+        corr: as of `bands`.
+        seen: which pixels are there, (n_pix,).
+
+    Returns:
+        Whether their matrix is positive definite.
+
+    Errors:
+        None.
+
+    Example:
+        >>> [possible(np.full((3, 1), rho), np.ones(3, bool)) for rho in (0.5, 0.9)]
+        [True, False]
+    """
+    try:
+        cholesky_banded(np.concatenate([np.ones((1, len(corr))), bands(corr, seen.astype(float))]), lower=True)
+    except (LinAlgError, ValueError):  # the latter for what is not finite
+        return False
+    return True
