@@ -252,6 +252,26 @@ def log_inverse_wishart(root: Array, freedom: Array, scale_root: Array) -> Array
     return shape - 0.5 * (turned**2).sum((1, 2)) - jax.vmap(lambda x: multigammaln(0.5 * x, d))(freedom)
 
 
+def log_drawn(weight: Array, a: Array, b: Array) -> Array:
+    """ln of the odds that the component a is drawn by weight, b set aside.
+
+    Args:
+        weight: (n_comp,).
+        a, b: numbers of two components.
+
+    Returns:
+        A number.
+
+    Errors:
+        None.
+
+    Example:
+        >>> float(jnp.exp(log_drawn(jnp.array([0.5, 0.3, 0.2]), 0, 2)).round(3))
+        0.625
+    """
+    return jnp.log(weight[a]) - jnp.log1p(-weight[b])
+
+
 def jump(
     key: Array, atoms: Atoms, stars: Stars, background: Array, concentration: Array, priors: MixturePriors
 ) -> Atoms:
@@ -311,13 +331,16 @@ def jump(
         return fit + log_prior_of(atoms)
 
     def log_proposal(atoms: Atoms) -> Array:
-        """ln p(a) q(b | a), without what is the same on the way there and back."""
-        parent = jnp.log(atoms.weight[a]) - jnp.log1p(-atoms.weight[b])
+        """ln q(b | a) over that of drawing a for the way back, without what is the same there and back."""
         off = jax.scipy.linalg.solve_triangular(half, atoms.mean[b] - centre, lower=True)
         scale = (FREEDOM - 1.0) ** 0.5 * half[None]
         wishart = log_inverse_wishart(atoms.root[b][None], jnp.full(1, d + FREEDOM), scale)[0]
         nearby = wishart - 0.5 * (off**2 + np.log(2.0 * np.pi)).sum() - jnp.log(jnp.diagonal(half)).sum()
-        return parent + (SPLIT - 1.0) * jnp.log(atoms.weight[b] / both) + jnp.logaddexp(nearby, log_prior_of(atoms))
+        return (
+            (SPLIT - 1.0) * jnp.log(atoms.weight[b] / both)
+            + jnp.logaddexp(nearby, log_prior_of(atoms))
+            - log_drawn(atoms.weight, a, b)
+        )
 
     gain = log_target(moved) - log_target(atoms) + log_proposal(atoms) - log_proposal(moved)
     return taken(keys[9], keys[8], atoms, moved, gain, concentration)

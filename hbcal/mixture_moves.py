@@ -33,8 +33,8 @@ from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, components
 
 Sites = Mapping[str, Any]  # site -> array, or number
 PRIORS = MixturePriors()
-JUMPS = 4  # of single components, tried in each sweep
-BIRTHS = 0.3  # share of the sweeps in which a component is fitted anew beside the others
+JUMPS = 2  # of single components, tried in each sweep
+BIRTHS = 0.6  # share of the sweeps in which a component is fitted anew beside the others
 REPAIRS = 0.02  # and in which a pair of components is
 LEAST = 0.1  # of the inverse Wishart: its prior scale, in squares of the prior's median sd
 

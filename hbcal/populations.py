@@ -44,7 +44,7 @@ from hbcal.population_run import CALIBRATION, COMPLETE, PopulationRun, open_popu
 from hbcal.population_split import splits
 from hbcal.run import Run, keep_run, open_run
 
-AGREE = 1.05  # R-hat of chains that more draws may help
+AGREE = 1.1  # R-hat of chains that more draws may help
 
 
 def populations(

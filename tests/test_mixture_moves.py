@@ -14,7 +14,9 @@ import pytest
 from numpyro.handlers import seed, trace
 from scipy.stats import ks_2samp
 
+import hbcal.mixture_jumps as mixture_jumps
 import hbcal.mixture_moves as moves
+from hbcal.mixture_jumps import Atoms, draw_base, jump
 from hbcal.mixture_moves import sweep
 from hbcal.numerics.stars import pack_stars
 from hbcal.numerics.sticks import log_weights
@@ -72,6 +74,36 @@ def _fresh(design):
 
 def test_sweeps_leave_prior_and_simulation(design, fresh):
     assert worst(fresh, moved(design, 1, SWEEPS)) > ALARM
+
+
+def jumped(n=8_000, d=2, k=3):
+    """Components drawn from the prior before and after jumps that no star has a say in: sizes, shape and order."""
+    nobody = pack_stars(np.zeros((1, d)), np.ones((1, d, d)))
+    nobody = replace(jax.tree.map(lambda leaf: leaf[..., :1], nobody), real=np.zeros((1, 1)))
+    alpha = jnp.array(1.5)
+
+    def one(key):
+        key_stick, *keys = jax.random.split(key, 1 + k + 20)
+        stick = jnp.append(jax.random.beta(key_stick, 1.0, alpha, (k - 1,)), 1.0)
+        weight = stick * jnp.append(1.0, jnp.cumprod(1.0 - stick[:-1]))
+        mean, root = jax.vmap(lambda key: draw_base(jax.random.split(key, 3), d, PRIORS))(jnp.stack(keys[:k]))
+        begin = Atoms(weight, mean, root, jnp.zeros((1, k + 1, 1)))
+        step = lambda atoms, key: (jump(key, atoms, nobody, jnp.array(0.1), alpha, PRIORS), None)  # noqa: E731
+        end = jax.lax.scan(step, begin, jnp.stack(keys[k:]))[0]
+        return [
+            jnp.stack([at.weight[0], at.weight.max(), at.weight[-1], at.mean[0, 0], jnp.log(at.root[0, 0, 0])])
+            for at in (begin, end)
+        ]
+
+    return [np.asarray(each) for each in jax.jit(jax.vmap(one))(jax.random.split(jax.random.PRNGKey(5), n))]
+
+
+def test_jumps_of_nobody_leave_the_prior(monkeypatch):
+    """Where stars hold components, a wrong odds of drawing one hardly shows; of the prior alone, it does."""
+    assert worst(*jumped()) > ALARM
+    right = mixture_jumps.log_drawn
+    monkeypatch.setattr(mixture_jumps, "log_drawn", lambda *given: -right(*given))
+    assert worst(*jumped()) < ALARM
 
 
 @pytest.mark.slow
