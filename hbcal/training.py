@@ -172,7 +172,8 @@ def train_emulator(
         "label_names": list(spectra.label_names), "meta": list(meta), "normalise": normalise,
         "within": [list(map(float, each)) for each in wave],
         "data": identity({
-            k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "flux_err", "labels", "labels_err")
+            k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "flux_err", "labels", "labels_err", "flux_corr")
+            if getattr(spectra, k).size
         } | {"meta": "" if beside is None else _digest(beside)}),
     }  # fmt: skip
     _refuse_another(out, mark)
