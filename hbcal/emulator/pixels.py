@@ -120,12 +120,12 @@ class PixelEmulator(Emulator):
 
     Where the spectra say that the noise of neighbouring pixels goes together, e^2 is a banded covariance.
 
-    Errors of the emulator: the weights' own, from the photon noise of the training spectra, independent from pixel to
-    pixel; that of the labels' scale, from the errors of the training labels, which shifts, stretches and bends all
-    pixels together and so is not averaged away by having many: psi = (1, x, x x'), see `hbcal.numerics.label_scale`;
-    and, all pixels together too, that of the features where they were learned from few stars. The last is taken as it
-    is at a first estimate of the labels: it costs the square of the training stars' number, once for a spectrum rather
-    than for every draw, and regions of held-out MOOG spectra hold no fewer stars so.
+    Errors of the emulator: the weights' own, from the photon noise of the training spectra, taken as independent from
+    pixel to pixel, be that noise so or not; that of the labels' scale, from the errors of the training labels, which
+    shifts, stretches and bends all pixels together and so is not averaged away by having many: psi = (1, x, x x'), see
+    `hbcal.numerics.label_scale`; and, all pixels together too, that of the features where they were learned from few
+    stars. The last is taken as it is at a first estimate of the labels: it costs the square of the training stars'
+    number, once for a spectrum rather than for every draw, and regions of held-out MOOG spectra hold no fewer stars so.
 
     Attributes:
         known: `Known`.

@@ -38,6 +38,30 @@ def bands(
     return out
 
 
+def tapered(corr: Float[np.ndarray, "n_pix n_band"]) -> Float[np.ndarray, "n_pix n_band"]:
+    """Correlations cut off after a band, made such that some noise has them.
+
+    rho_k (1 - k / (n_band + 1)): the product, entry by entry, of two positive definite matrices is one, too.
+
+    Args:
+        corr: as of `bands`, of a positive definite matrix but for the cut.
+
+    Returns:
+        The like.
+
+    Errors:
+        None.
+
+    Example:
+        >>> tapered(np.array([[0.9, 0.6], [0.9, 0.0], [0.0, 0.0]])).round(1).tolist()
+        [[0.6, 0.2], [0.6, 0.0], [0.0, 0.0]]
+
+    Source: Schur 1911, Crelle's Journal 140, 1; Furrer, Genton and Nychka 2006, J. Comp. Graph. Stat. 15, 502.
+    """
+    n_band = corr.shape[1]
+    return corr * (1.0 - np.arange(1, n_band + 1) / (n_band + 1.0)).astype(corr.dtype)[None]
+
+
 def possible(corr: Float[np.ndarray, "n_pix n_band"], seen: np.ndarray) -> bool:
     """Whether any noise can have such correlations.
 

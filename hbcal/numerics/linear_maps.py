@@ -7,6 +7,7 @@ from scipy.sparse import coo_array, csr_array, diags_array, issparse
 from scipy.special import ndtr
 
 from hbcal._typing import Float
+from hbcal.numerics.banded import possible, tapered
 
 FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))  # of a Gaussian, in units of sigma
 REACH = 5.0  # how far a Gaussian reaches, sigma: 6e-7 of it lies beyond
@@ -230,6 +231,10 @@ def carry_noise(
     for k in off:
         scale = sd[:, :-k] * sd[:, k:]
         rho[:, :-k, k - 1] = np.where(scale > 0, both[k, :, :-k] / np.where(scale > 0, scale, 1.0), 0.0)
+    for i in range(len(rho)):
+        # a pixel of huge errors reaches farther than the band, which was chosen for equal ones
+        if n_band and not possible(rho[i], sd[i] > 0):
+            rho[i] = tapered(rho[i])
     return np.where(sd > 0, sd, np.nan), rho
 
 

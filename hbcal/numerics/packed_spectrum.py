@@ -16,7 +16,7 @@ from hbcal.numerics.banded import bands
 from hbcal.numerics.pixel_layer import PixelLayer, pack, where_packed
 
 N_NODE = 8  # of the polynomials in t; the error is below 1e-3 where pixels' b_p v_p differ tenfold, see the test
-N_BANDED = 24  # the same where neighbours' noise goes together
+N_BANDED, LOWER = 24, 0.3  # the same where neighbours' noise goes together, and h_0 in units of what it is else
 BLIND = 1e3  # times the usual variance: a pixel marked bad by its error is not seen, or the series would suffer
 CHUNK = 64  # spectra that are packed at a time: bounds the memory
 
@@ -35,7 +35,7 @@ class PackedSpectrum:
     -ln det q; directions in which smoothed noise has little variance have poles close to t = 0: the series is longer.
 
     Attributes:
-        series: of the four sums, (n_star, N_NODE, n_feature (n_feature + 1) / 2 + n_feature + 2).
+        series: of the four sums, (n_star, n_node, n_feature (n_feature + 1) / 2 + n_feature + 2).
         turn: h_0, (n_star,).
         n_seen: pixels, (n_star,).
     """
@@ -69,7 +69,7 @@ def pack_spectra(
     Args:
         layer: of the emulator.
         flux, flux_err: (n_star, n_pix), NaN where missing: such a pixel is not there.
-        n_node: terms of the series; 1 for no emulator error.
+        n_node: terms of the series; 1 for no emulator error, else `N_BANDED` where noise is correlated.
         corr: of each pixel's noise with that of the next ones, (n_star, n_pix, n_band), as of
             `hbcal.spectra.container.Spectra`; None or no column for none.
 
@@ -113,7 +113,7 @@ def pack_own(
         layer: for the variances.
         weights: (n_pix, n), in place of the layer's.
         flux, flux_err: (n_pix,), NaN where missing.
-        n_node: terms of the series.
+        n_node: as of `pack_spectra`.
         corr: (n_pix, n_band), as of `pack_spectra`.
 
     Returns:
@@ -156,6 +156,7 @@ def _pack_banded(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As `_pack`, of one spectrum whose noise is banded: everything is whitened by a root of its covariance."""
     seen, y, v, turn = (each[0] for each in _variances(layer, flux[None], err[None]))
+    turn = LOWER * turn
     off = bands(corr, np.where(seen, err, 0.0))
     columns = np.where(seen[:, None], np.column_stack([weights, y]), 0.0)
     nodes, to_series = _nodes(n_node if n_node == 1 else N_BANDED)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hbcal._errors import HbcalError, closest, some
-from hbcal.spectra.neighbours import as_wide, checked
-from hbcal.spectra.store import FAULTS, open_store, write_store
+from hbcal.spectra.neighbours import checked
+from hbcal.spectra.store import FAULTS, open_store, stacked, write_store
 
 NEEDED = ("wave", "flux", "flux_err", "star")
 LABELLED = ("labels", "labels_err", "label_names")
@@ -50,6 +50,10 @@ class Spectra:
     flux_corr: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0), np.float32))
 
     def __post_init__(self) -> None:
+        if self.flux_corr.shape[2] and self.flux_corr.shape[:2] != self.flux.shape:
+            raise ValueError(
+                f"flux_corr is of {self.flux_corr.shape[:2]} spectra and pixels, flux of {self.flux.shape}."
+            )
         if not self.flux_corr.shape[2]:
             object.__setattr__(self, "flux_corr", np.empty((*self.flux.shape, 0), np.float32))
         if not self.meta_names:  # the default knows not how many stars there are
@@ -210,8 +214,6 @@ def agreeing(pieces: Iterable[tuple[str, Spectra]]) -> Iterator[Spectra]:
             columns = [piece.about(name) for name in first.meta_names]
             meta = np.stack(columns, axis=1) if columns else np.empty((len(piece.star), 0))
             piece = replace(piece, meta=meta, meta_names=first.meta_names)
-        if piece.flux_corr.shape != (len(piece.star), *first.flux_corr.shape[1:]):
-            piece = replace(piece, flux_corr=as_wide(piece.flux_corr, first.flux_corr.shape[2], file, origin))
         yield piece
 
 
@@ -240,7 +242,7 @@ def join(pieces: Iterable[Spectra]) -> Spectra:
     every = list(pieces)
     if not every:
         raise HbcalError("There is no star in these files.")
-    joined: dict[str, Any] = {name: np.concatenate([getattr(piece, name) for piece in every]) for name in ROWS}
+    joined: dict[str, Any] = {name: stacked([getattr(piece, name) for piece in every]) for name in ROWS}
     return replace(every[0], **joined)
 
 
@@ -287,8 +289,6 @@ def _as_arrays(spectra: Spectra) -> dict[str, np.ndarray]:
     for key, names in (("labels", "label_names"), ("labels_err", "label_names"), ("meta", "meta_names")):
         if not arrays[names]:
             arrays.pop(key)
-    if not spectra.flux_corr.shape[2]:
-        arrays.pop("flux_corr")
     return {key: np.asarray(array) for key, array in arrays.items() if not isinstance(array, tuple) or array}
 
 
@@ -352,8 +352,7 @@ def as_spectra(found: Mapping[str, Any], where: str) -> Spectra:
     _refuse_negative(labels_err, where, "labels_err")
     meta = _float(arrays.get("meta", np.full((len(star), len(meta_names)), np.nan)), where, "meta")
     flux, err = np.where(missing, np.nan, flux), np.where(missing, np.nan, err)
-    corr = _float(arrays.get("flux_corr", np.empty((*flux.shape, 0))), where, "flux_corr")
-    corr = checked(corr, ~missing, star, where)
+    corr = checked(arrays.get("flux_corr", np.empty((*flux.shape, 0))), ~missing, star, where)
     return Spectra(wave, flux, err, star, labels, labels_err, names, meta, meta_names, corr)
 
 

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array, eye_array
 
 from hbcal._errors import HbcalError, some
 from hbcal.emulator.files import MODEL, load_emulator
-from hbcal.numerics.linear_maps import broadening_map, carry, carry_noise, conserving_map, n_neighbours
+from hbcal.numerics.linear_maps import UNRELATED, broadening_map, carry, carry_noise, conserving_map, n_neighbours
 from hbcal.numerics.wavelength import air_to_vacuum, rest_frame, width_between
 from hbcal.spectra.container import Spectra, agreeing, write_spectra
 from hbcal.spectra.formats import iter_any
@@ -89,16 +89,21 @@ def prepare(spectra: Spectra, steps: Steps) -> Spectra:
         >>> made.flux.tolist(), made.flux_err.round(3).tolist()
         ([[2.0, 4.0]], [[0.25, 0.32]])
     """
+    return _prepared(spectra, steps)[0]
+
+
+def _prepared(spectra: Spectra, steps: Steps) -> tuple[Spectra, bool]:
+    """And whether noise goes together over more pixels than are kept."""
     wave = air_to_vacuum(spectra.wave) if steps.medium == "vacuum" else spectra.wave
     if steps.frame == "rest":
         spectra = _with_velocity(spectra)
     if steps.powers is None and steps.frame != "rest":
         if steps.wave is None:
-            return replace(spectra, wave=wave)
+            return replace(spectra, wave=wave), False
         rows = among(wave, steps.wave)
         # an emulator's grid may have holes, next to which pixels look broad
         if rows is not None and np.median(np.diff(rows)) == 1:
-            return at(replace(spectra, wave=wave), steps.wave)
+            return at(replace(spectra, wave=wave), steps.wave), False
     broaden = (
         csr_array(eye_array(len(wave)))
         if steps.powers is None
@@ -107,21 +112,23 @@ def prepare(spectra: Spectra, steps: Steps) -> Spectra:
     to = wave if steps.wave is None else steps.wave
     velocity = spectra.about("v_taken") if steps.frame == "rest" else np.zeros(len(spectra.star))
     flux, err = (np.full((len(spectra.star), len(to)), np.nan) for _ in range(2))
-    n_band = n_neighbours(csr_array(conserving_map(wave, to) @ broaden), spectra.flux_corr.shape[2])
+    n_old = np.flatnonzero((np.abs(spectra.flux_corr) > UNRELATED).any(axis=(0, 1))).max(initial=-1) + 1
+    n_band = n_neighbours(csr_array(conserving_map(wave, to) @ broaden), int(n_old))
     n_band = n_band or (1 if steps.frame == "rest" else 0)  # where a shift is all
-    n_band = n_band if n_band <= MOST_BAND else 0
+    too_wide = n_band > MOST_BAND
+    n_band = 0 if too_wide else n_band
     corr = np.zeros((*flux.shape, n_band), np.float32)
     for v in np.unique(velocity):
         of = velocity == v
         total = csr_array(conserving_map(rest_frame(wave, float(v)), to) @ broaden)
         flux[of], _ = carry(total, spectra.flux[of], spectra.flux_err[of])
-        err[of], corr[of] = carry_noise(total, spectra.flux_err[of], spectra.flux_corr[of], n_band)
+        err[of], corr[of] = carry_noise(total, spectra.flux_err[of], spectra.flux_corr[of, :, :n_old], n_band)
     if np.isfinite(spectra.flux).any() and not np.isfinite(flux).any():
         raise HbcalError(
             f"The new wavelengths, {to[0]:g} to {to[-1]:g}, do not meet those of the spectra, {wave[0]:g} to "
             f"{wave[-1]:g}: give both in one unit."
         )
-    return _at_rest(replace(spectra, wave=to, flux=flux, flux_err=err, flux_corr=corr))
+    return _at_rest(replace(spectra, wave=to, flux=flux, flux_err=err, flux_corr=corr)), too_wide
 
 
 def _with_velocity(spectra: Spectra) -> Spectra:
@@ -156,7 +163,7 @@ def convert(
     form: str | None = None,
     steps: Steps = Steps(),
     progress: Callable[[str], None] = lambda text: None,
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Read spectra of any format and write them to the plain container.
 
     Args:
@@ -168,7 +175,8 @@ def convert(
         progress: takes a line now and then.
 
     Returns:
-        The number of stars written, and the number left out because they have no velocity.
+        The number of stars written, the number left out because they have no velocity, and of how many the noise goes
+        together over more than `MOST_BAND` pixels, which the file does not say.
 
     Errors:
         HbcalError for whatever a reader, a step or the writer refuses; nothing is written then.
@@ -179,20 +187,16 @@ def convert(
         ...     path = Path(folder) / "one.npz"
         ...     np.savez(path, wave=[1.0, 2.0], flux=np.ones((1, 2)), flux_err=np.ones((1, 2)), star=[7])
         ...     convert([path], Path(folder) / "one.h5")
-        (1, 0)
+        (1, 0, 0)
     """
-    counts = [0, 0]
+    counts = [0, 0, 0]
 
     def pieces() -> Iterator[tuple[str, Spectra]]:
         for file, piece in iter_any(files, form):
-            made = prepare(piece, steps)
+            made, too_wide = _prepared(piece, steps)
             counts[0] += len(piece.star)
             counts[1] += len(made.star)
-            if counts[0] == len(piece.star) and steps.powers is not None and not made.flux_corr.shape[2]:
-                progress(
-                    f"noise goes together over more than {MOST_BAND} pixels: not kept, and an emulator of independent "
-                    "pixels would think them better than they are; give a coarser grid by --log-grid or --wave-from"
-                )
+            counts[2] += len(made.star) * too_wide
             progress(f"read {counts[0]} star(s), now {file}")
             if len(made.star):
                 yield file, made
@@ -200,7 +204,7 @@ def convert(
             raise HbcalError(f"{_no_velocity(counts[0], piece.star)}.")
 
     n = write_spectra(agreeing(pieces()), out)
-    return n, counts[0] - n
+    return n, counts[0] - n, counts[2]
 
 
 def wave_of(path: Path) -> np.ndarray:

@@ -21,18 +21,20 @@ def checked(corr: np.ndarray, seen: np.ndarray, star: np.ndarray, where: str) ->
         The correlations, in single precision.
 
     Errors:
-        HbcalError where a star's make no positive definite matrix.
+        HbcalError for text, and where a star's make no positive definite matrix.
 
     Example:
         >>> corr = np.full((1, 3, 1), 0.5)
         >>> checked(corr, np.array([[True, True, False]]), np.array(["a"]), "here")[0, :, 0].tolist()
         [0.5, 0.0, 0.0]
     """
-    found, n_pix = np.nan_to_num(corr).astype(np.float32), corr.shape[1]
+    if corr.dtype.kind not in "fiu":
+        raise HbcalError(f"{where}: flux_corr is not numbers but {corr.dtype}: write it as floats.")
+    found, n_pix = corr.astype(np.float32), corr.shape[1]
     for k in range(1, corr.shape[2] + 1):
         both = np.zeros_like(seen)
         both[:, : max(n_pix - k, 0)] = seen[:, :-k] & seen[:, k:]
-        found[:, :, k - 1] *= both
+        found[:, :, k - 1][~both | np.isnan(found[:, :, k - 1])] = 0.0
     bad = (
         []
         if not corr.shape[2]
@@ -44,32 +46,6 @@ def checked(corr: np.ndarray, seen: np.ndarray, star: np.ndarray, where: str) ->
             "each pixel with the next ones, and make a positive definite matrix."
         )
     return found
-
-
-def as_wide(corr: np.ndarray, n_band: int, where: str, first: str) -> np.ndarray:
-    """Correlations with as many of the next pixels as another file says them of.
-
-    Args:
-        corr: (n_star, n_pix, n).
-        n_band: of the other file.
-        where, first: this file and the other, for messages.
-
-    Returns:
-        (n_star, n_pix, n_band).
-
-    Errors:
-        HbcalError where something would be lost.
-
-    Example:
-        >>> as_wide(np.zeros((1, 3, 0)), 2, "b", "a").shape
-        (1, 3, 2)
-    """
-    if np.any(corr[:, :, n_band:]):
-        raise HbcalError(
-            f"{where} says how the noise of {corr.shape[2]} neighbours goes together, but {first} of {n_band}: "
-            f"give {where} first, or resample both alike."
-        )
-    return np.pad(corr[:, :, :n_band], ((0, 0), (0, 0), (0, max(n_band - corr.shape[2], 0))))
 
 
 def between(corr: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,29 @@ def write_store(pieces: Iterable[Mapping[str, np.ndarray]], path: Path, by_row: 
     return n
 
 
+def stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows after rows; those of fewer columns than others end with zeros, which is what no correlation is.
+
+    Args:
+        arrays: of one dtype and number of axes.
+
+    Returns:
+        All rows.
+
+    Errors:
+        None.
+
+    Example:
+        >>> stacked([np.ones((1, 1)), np.ones((1, 2))]).tolist()
+        [[1.0, 0.0], [1.0, 1.0]]
+    """
+    wide = np.max([array.shape[1:] for array in arrays], axis=0) if arrays[0].ndim > 1 else ()
+    if any(array.shape[1:] != tuple(wide) for array in arrays):
+        more = [[(0, 0), *((0, int(n - m)) for n, m in zip(wide, a.shape[1:], strict=True))] for a in arrays]
+        arrays = [np.pad(array, by) for array, by in zip(arrays, more, strict=True)]
+    return np.concatenate(arrays)
+
+
 def _remove(path: Path) -> None:
     """Whether file, folder or nothing."""
     if path.is_dir():
@@ -184,9 +207,8 @@ def _write_npz(pieces: Iterable[Mapping[str, np.ndarray]], path: Path, by_row: f
     every = list(pieces)
     if not every:
         return 0
-    arrays = {
-        key: np.concatenate([piece[key] for piece in every]) if key in by_row else every[0][key] for key in every[0]
-    }
+    arrays = {key: stacked([piece[key] for piece in every]) if key in by_row else every[0][key] for key in every[0]}
+    arrays = {key: array for key, array in arrays.items() if 0 not in array.shape[1:]}
     np.savez(path, allow_pickle=False, **arrays)
     return sum(len(piece["star"]) for piece in every)
 
@@ -206,14 +228,21 @@ def _write_hdf5(pieces: Iterable[Mapping[str, np.ndarray]], path: Path, by_row: 
                         file.create_dataset(key, data=value, **kind)
                 elif n == 0:
                     # whole spectra, about a megabyte: a slice of rows reads what it needs and no more
-                    rows = max(1, (1 << 20) // max(1, array[:1].nbytes))
-                    chunks = tuple(max(1, size) for size in (rows, *array.shape[1:]))
-                    file.create_dataset(key, data=value, maxshape=(None, *array.shape[1:]), chunks=chunks, **kind)
+                    chunks, most = _chunk(array, 1 << 20), (None,) * array.ndim
+                    file.create_dataset(key, data=value, maxshape=most, chunks=chunks, **kind)
                 else:
-                    file[key].resize(n + m, axis=0)
-                    file[key][n:] = value
+                    file[key].resize((n + m, *map(max, file[key].shape[1:], array.shape[1:])))
+                    file[key][(slice(n, None), *map(slice, array.shape[1:]))] = value
             n += m
+        for key in [key for key, made in file.items() if 0 in made.shape[1:]]:
+            del file[key]
     return n
+
+
+def _chunk(array: np.ndarray, size: int) -> tuple[int, ...]:
+    """As many rows as make about so many bytes."""
+    row = [max(1, n) for n in array.shape[1:]]
+    return max(1, size // max(1, array.dtype.itemsize * int(np.prod(row, dtype=int)))), *row
 
 
 def _write_zarr(pieces: Iterable[Mapping[str, np.ndarray]], path: Path, by_row: frozenset[str]) -> int:
@@ -226,12 +255,15 @@ def _write_zarr(pieces: Iterable[Mapping[str, np.ndarray]], path: Path, by_row: 
             if n > 0 and key in by_row and value.dtype.itemsize > group[key].dtype.itemsize and array.dtype.kind == "U":
                 raise HbcalError(f"{path}: {key} has words of more than {N_LETTER} letters: write .h5 instead.")
             if key in by_row and n > 0:
-                group[key].resize((n + m, *array.shape[1:]))
-                group[key][n:] = value
+                group[key].resize((n + m, *map(max, group[key].shape[1:], array.shape[1:])))
+                group[key][(slice(n, None), *map(slice, array.shape[1:]))] = value
             elif n == 0:
-                chunks = tuple(max(1, size) for size in (min(len(array), 1000), *array.shape[1:]))
+                most = _chunk(value, 1 << 25)
+                chunks = (min(max(len(array), 1), 1000, most[0]), *most[1:])
                 made = group.create_array(key, shape=value.shape, dtype=value.dtype, chunks=chunks)
                 if value.size:
                     made[:] = value
         n += m
+    for key in [key for key, made in group.arrays() if 0 in made.shape[1:]]:
+        del group[key]
     return n

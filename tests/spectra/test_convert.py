@@ -77,7 +77,7 @@ def test_stars_without_a_velocity_are_left_out(tmp_path):
     flux = np.ones((3, 20))
     found = {"wave": np.linspace(5000, 5100, 20), "flux": flux, "flux_err": flux, "star": ["a", "b", "c"]}
     write_spectra(as_spectra(found | {"meta": meta, "meta_names": ["rv"]}, "here"), tmp_path / "a.npz")
-    assert convert([tmp_path / "a.npz"], tmp_path / "b.npz", steps=Steps(frame="rest")) == (2, 1)
+    assert convert([tmp_path / "a.npz"], tmp_path / "b.npz", steps=Steps(frame="rest")) == (2, 1, 0)
     assert read_spectra([tmp_path / "b.npz"]).star.tolist() == ["a", "c"]
 
 
