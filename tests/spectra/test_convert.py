@@ -87,7 +87,7 @@ def test_one_file_without_a_velocity_does_not_stop_the_others(build, tmp_path):
         no_velocity(hdus)
         hdus.writeto(tmp_path / "unknown.fits")
     files = [tmp_path / "unknown.fits", good]
-    assert convert(files, tmp_path / "a.h5", steps=Steps(frame="rest", wave=log_grid(3701, 3728, 30))) == (1, 1)
+    assert convert(files, tmp_path / "a.h5", steps=Steps(frame="rest", wave=log_grid(3701, 3728, 30))) == (1, 1, 0)
     with pytest.raises(HbcalError, match="1 star"):
         convert(files[:1], tmp_path / "b.h5", steps=Steps(frame="rest"))
 
@@ -119,7 +119,7 @@ def test_real_surveys_meet_on_one_grid(real, tmp_path):
         convert(files, out, steps=Steps(frame="rest", wave=log_grid(4750.0, 6700.0, 900)))
     assert not out.exists()
     n = convert(files[:1], out, steps=Steps(frame="rest", wave=log_grid(4000, 8500, 3000), powers=(1800.0, 1200.0)))
-    assert n == (92, 0)
+    assert n == (92, 0, 0)
     found, before = read_spectra([out]), read_any(files[:1])
     assert np.isfinite(found.flux).mean() > 0.97
     # the mean over 5000-6000 A is kept: broadening and shifting are local

@@ -226,6 +226,9 @@ def test_real_lamost_lines_come_together_at_rest(real, line):
 def test_real_galah_velocities_vanish_at_rest(real):
     """Against the spectrum of Vesta, which is sunlight, in the same file."""
     packed = read_galah_packed(real("galah_six_stars.npz"))
+    assert packed.flux_corr.shape[2] == 1  # the first star's pixels are its own, the others' are between two
+    assert not packed.flux_corr[0].any()
+    assert (np.median(packed.flux_corr[1:, :, 0], axis=1) > 0.05).all()
     rest = prepare(packed, Steps(frame="rest"))
 
     def lag(i, low, high):
