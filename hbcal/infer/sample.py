@@ -93,9 +93,11 @@ def _run_workers(task: Task, settings: Settings, folder: Path, n_workers: int, p
     workers = []
     try:
         for i, log in enumerate(logs):
+            # compiled once: chains that are resumed, or go on for longer, begin at once
+            kept = {"JAX_COMPILATION_CACHE_DIR": str(folder / f"compiled{i}")} | environment
             with log.open("w") as handle:
                 line = [*command, str(i), str(n_workers), str(os.getpid())]
-                workers.append(subprocess.Popen(line, stdout=handle, stderr=handle, env=environment))
+                workers.append(subprocess.Popen(line, stdout=handle, stderr=handle, env=kept))
         _wait(workers, logs, settings, folder, progress)
     finally:
         for worker in workers:

@@ -148,6 +148,23 @@ def test_the_number_of_workers_changes_no_bit(kill_task, uninterrupted, tmp_path
     identical(stats, uninterrupted[2])
 
 
+def test_what_was_compiled_is_found_again(kill_task, uninterrupted, tmp_path, monkeypatch):
+    """By chains that go on, and not trusted where a kill cut it short."""
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # a folder that the user names is taken instead
+    folder = tmp_path / "chains"
+    sample(kill_task.task(), kill_task.settings(2), folder)
+    programs = sorted(folder.glob("compiled*/jit_steps-*"))
+    assert len(programs) == 2
+    for cut in (False, True):
+        if cut:
+            for program in programs:
+                program.write_bytes(program.read_bytes()[:-20])
+        sorted(folder.glob("chain1_*.npz"))[-1].unlink()
+        identical(sample(kill_task.task(), kill_task.settings(2), folder)[0], uninterrupted[1])
+        assert sorted(folder.glob("compiled*/jit_steps-*")) == programs
+
+
 def test_a_worker_that_fails_is_quoted(kill_task, tmp_path):
     with pytest.raises(HbcalError, match=r"a worker ended with status 1, saying '.*slope_was_never_given.*--resume"):
         sample(kill_task.Task(kill_task.failing), kill_task.settings(), tmp_path / "chains")
