@@ -29,7 +29,7 @@ def bands(
 
     Example:
         >>> bands(np.full((3, 1), 0.5), np.array([1.0, 2.0, 0.0])).round(3).tolist()
-        [[0.999, 0.0, 0.0]]
+        [[0.99, 0.0, 0.0]]
     """
     n_pix, n_band = corr.shape
     out = np.zeros((n_band, n_pix))
