@@ -92,6 +92,8 @@ def main() -> None:
         child(options.emulator, *options.child, options.draws)
         return
     result: dict[str, Any] = {}
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         home = Path(folder)
         room(home, options.n, 343, 96 if options.draws else 0)
