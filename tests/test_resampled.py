@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from hbcal.cli import main
-from hbcal.emulator.choose import noise_of
 from hbcal.emulator.nuisances import Nuisances
 from hbcal.label import label_spectra
 from hbcal.numerics.linear_maps import covariance_of
@@ -64,7 +63,7 @@ def test_intervals_hold_and_without_correlations_they_do_not(emulator, moved, nu
     noise = np.sqrt(0.25 / len(some.star))
     assert abs(within - 0.683) < 4 * noise
     assert abs(joint - 0.95) < 2 * noise
-    assert 0.8 < chi2 < 1.05  # the smoothest noise has less than the share that is always its own
+    assert 0.4 < chi2 < 1.05  # pixels' errors are as large as smooth features see them
     forgetful = replace(some, flux_corr=np.empty((*some.flux.shape, 0)))
     within, joint, _ = held(label_spectra(emulator, forgetful, fast=True, nuisances=nuisances), some)
     assert within < 0.683 - 4 * noise
@@ -141,12 +140,6 @@ def test_one_bad_pixel_breaks_nothing(tmp_path, emulator, big, ratio, every):
 def test_what_fills_a_batch_packs_to_zeros(emulator):
     none, corr = np.full((1, N_PIX), np.nan), np.zeros((1, N_PIX, 2))
     assert not np.any(pack_spectra(emulator.layer, none, none, corr=corr).series)
-
-
-def test_known_correlations_do_not_make_an_emulator_correlated(moved):
-    some = prepare(sky(np.random.default_rng(5), 1200, np.arange(4998.5, 5000.0 + N_PIX + 1), ERR), Steps(wave=TRUE))
-    assert noise_of(some, "auto")[0] == "independent"
-    assert noise_of(replace(some, flux_corr=np.empty((*some.flux.shape, 0))), "auto")[0] == "correlated"
 
 
 def test_pixels_farther_apart_share_what_they_shared(moved):

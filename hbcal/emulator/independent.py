@@ -28,21 +28,18 @@ MOST_PAIRS, MOST_ROWS = 400, 1500
 N_START = 500
 
 
-def neighbours_correlate(
-    flux: np.ndarray, flux_err: np.ndarray, labels: np.ndarray, corr: np.ndarray | None = None
-) -> float:
+def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndarray) -> float:
     """How what a quadratic model of independent pixels leaves over correlates between neighbouring pixels.
 
         median over pixels p of corr(z_p, z_p+1),   z_ip = (f_ip - w_p' phi(x_i)) / sqrt(e_ip^2 + s_p^2)
 
-    over stars that the weights were not fitted to, less what `corr` expects. Errors of labels, too, make neighbours
+    over stars that the weights were not fitted to. Errors of labels, too, make neighbours
     correlate: what any other labels would explain, that is, what of a star's z is along the weights, is taken out
     before.
 
     Args:
         flux, flux_err: (n_star, n_pix), NaN where missing.
         labels: (n_star, n_label), NaN where missing.
-        corr: ``flux_corr`` of the spectra; None where their noise is independent.
 
     Returns:
         Between -1 and 1; 0 where there are too few stars to tell.
@@ -84,12 +81,7 @@ def neighbours_correlate(
     a, b = np.where(both, a, 0.0), np.where(both, b, 0.0)
     power = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
     some = power > 0
-    together = (a * b).sum(axis=0)
-    if corr is not None and corr.shape[2]:
-        share = np.where(seen, err[half:] / np.where(seen, sd, 1.0), 0.0)
-        noise = corr[np.ix_(rows[half:], first, [0])][:, :, 0] * share[:, : len(first)] * share[:, len(first) :]
-        together = together - (noise * both).sum(axis=0)
-    return float(np.median(together[some] / power[some])) if some.any() else 0.0
+    return float(np.median((a * b).sum(axis=0)[some] / power[some])) if some.any() else 0.0
 
 
 def refuse_few_pixels(n_pix: int, n_label: int, method: str) -> None:
@@ -164,9 +156,7 @@ def train_independent(
             f"{len(rows)} training stars are too few for the {n_feature} features of {mean.shape[1]} labels, which "
             f"need {FEW * n_feature}: give more stars or fewer labels."
         )
-    emulator, x, _ = train_pixels(
-        known, mean, cov, reported, reported_err, flux, err, features, corr=spectra.flux_corr[rows], progress=progress
-    )
+    emulator, x, _ = train_pixels(known, mean, cov, reported, reported_err, flux, err, features, progress=progress)
     density = label_density(x)
     typical = np.sort(np.asarray(jax.lax.map(density.log_density, jnp.asarray(x), batch_size=1024)))
     starts = x[np.random.default_rng(0).permutation(len(x))[:N_START]]

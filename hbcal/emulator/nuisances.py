@@ -18,7 +18,7 @@ from hbcal.emulator.basis import read_basis
 from hbcal.emulator.pixels import PixelEmulator
 from hbcal.numerics.half_line import not_negative
 from hbcal.numerics.moved_weights import continuum_terms, curves, line_width, moved, stretches
-from hbcal.numerics.packed_spectrum import N_BANDED, Moments, PackedSpectrum, error_given, moments, off_by, pack_own
+from hbcal.numerics.packed_spectrum import Moments, PackedSpectrum, error_given, moments, off_by, pack_own
 from hbcal.numerics.pixel_layer import where_packed
 from hbcal.numerics.wavelength import SPEED_OF_LIGHT
 
@@ -291,7 +291,6 @@ class _Mover:
     def pack(self, rows: np.ndarray, centre: np.ndarray, x: np.ndarray, n_node: int = 8) -> PackedSpectrum:
         """Sums of each star, zeros for those that cannot be used."""
         n = self.weights.shape[1] + len(self.of.names)
-        n_node = N_BANDED if self.corr.shape[2] and n_node > 1 else n_node
         series = np.zeros((len(self.flux), n_node, n * (n + 1) // 2 + n + 2))
         turn, n_seen = np.ones(len(series)), np.zeros(len(series))
         for i in rows:

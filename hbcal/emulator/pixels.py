@@ -118,7 +118,7 @@ class PixelSpectrum:
 class PixelEmulator(Emulator):
     """f_p is N(w_p' phi(x + d), e_p^2 + s_p^2 + phi' U phi / b_p),  d_l = sum_a D_la psi_a(x).
 
-    Where the spectra say that the noise of neighbouring pixels goes together, e^2 is a banded covariance.
+    Where the spectra say that the noise of neighbouring pixels goes together, e is as large as smooth features see it.
 
     Errors of the emulator: the weights' own, from the photon noise of the training spectra, taken as independent from
     pixel to pixel, be that noise so or not; that of the labels' scale, from the errors of the training labels, which

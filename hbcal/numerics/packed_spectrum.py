@@ -7,16 +7,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.linalg import cholesky_banded
-from scipy.linalg.lapack import dtbtrs
 
 from hbcal._pytree import pytree
 from hbcal._typing import AnyArray, Array, Float
-from hbcal.numerics.banded import bands
+from hbcal.numerics.banded import smooth_err
 from hbcal.numerics.pixel_layer import PixelLayer, pack, where_packed
 
 N_NODE = 8  # of the polynomials in t; the error is below 1e-3 where pixels' b_p v_p differ tenfold, see the test
-N_BANDED, LOWER = 24, 0.3  # the same where neighbours' noise goes together, and h_0 in units of what it is else
 BLIND = 1e3  # times the usual variance: a pixel marked bad by its error is not seen, or the series would suffer
 CHUNK = 64  # spectra that are packed at a time: bounds the memory
 
@@ -30,9 +27,7 @@ class PackedSpectrum:
         1 / (v_p + h / b_p) = (1 - t) q_p(t),   q_p(t) = 1 / (v_p (1 - t) + h_0 t / b_p)
 
     and sum_p q_p w_p w_p', sum_p q_p w_p f_p, sum_p q_p f_p^2 and -sum_p ln q_p are smooth in t: they are kept as
-    Chebyshev series. h_0, the median of b_p v_p, puts the poles of q far away. Where the noise of neighbouring pixels
-    goes together, q is the inverse of a banded matrix instead of numbers, and the sums are w' q w, w' q f, f' q f and
-    -ln det q; directions in which smoothed noise has little variance have poles close to t = 0: the series is longer.
+    Chebyshev series. h_0, the median of b_p v_p, puts the poles of q far away.
 
     Attributes:
         series: of the four sums, (n_star, n_node, n_feature (n_feature + 1) / 2 + n_feature + 2).
@@ -69,9 +64,9 @@ def pack_spectra(
     Args:
         layer: of the emulator.
         flux, flux_err: (n_star, n_pix), NaN where missing: such a pixel is not there.
-        n_node: terms of the series; 1 for no emulator error, else `N_BANDED` where noise is correlated.
+        n_node: terms of the series; 1 for no emulator error.
         corr: of each pixel's noise with that of the next ones, (n_star, n_pix, n_band), as of
-            `hbcal.spectra.container.Spectra`; None or no column for none.
+            `hbcal.spectra.container.Spectra`, see `hbcal.numerics.banded.smooth_err`; None for none.
 
     Returns:
         `PackedSpectrum`.
@@ -86,11 +81,7 @@ def pack_spectra(
         ((2, 8, 4), [5.0, 5.0])
     """
     weights = np.asarray(layer.weights)
-    if corr is not None and corr.shape[2] and len(flux):
-        return PackedSpectrum(*(jnp.asarray(np.concatenate(each)) for each in zip(
-            *(_pack_banded(layer, weights, *star, n_node) for star in zip(flux, flux_err, corr, strict=True)),
-            strict=True,
-        )))  # fmt: skip
+    flux_err = flux_err if corr is None else smooth_err(corr, flux_err)
     outer = pack(weights[:, :, None] * weights[:, None, :])
     parts = [
         _pack(layer, weights, lambda q: q @ outer, flux[at : at + CHUNK], flux_err[at : at + CHUNK], n_node)
@@ -113,7 +104,7 @@ def pack_own(
         layer: for the variances.
         weights: (n_pix, n), in place of the layer's.
         flux, flux_err: (n_pix,), NaN where missing.
-        n_node: as of `pack_spectra`.
+        n_node: terms of the series.
         corr: (n_pix, n_band), as of `pack_spectra`.
 
     Returns:
@@ -128,8 +119,7 @@ def pack_own(
         >>> series.shape
         (1, 8, 7)
     """
-    if corr is not None and corr.shape[1]:
-        return _pack_banded(layer, weights, flux, flux_err, corr, n_node)
+    flux_err = flux_err if corr is None else smooth_err(corr[None], flux_err[None])[0]
     return _pack(layer, weights, lambda q: pack((weights * q.T).T @ weights)[None], flux[None], flux_err[None], n_node)
 
 
@@ -149,28 +139,6 @@ def _pack(
         )
     series = np.einsum("kn,nsm->skm", to_series, np.stack(values))
     return series, turn, seen.sum(axis=1).astype(float)
-
-
-def _pack_banded(
-    layer: PixelLayer, weights: np.ndarray, flux: np.ndarray, err: np.ndarray, corr: np.ndarray, n_node: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `_pack`, of one spectrum whose noise is banded: everything is whitened by a root of its covariance."""
-    seen, y, v, turn = (each[0] for each in _variances(layer, flux[None], err[None]))
-    turn = LOWER * turn
-    off = bands(corr, np.where(seen, err, 0.0))
-    columns = np.where(seen[:, None], np.column_stack([weights, y]), 0.0)
-    nodes, to_series = _nodes(n_node if n_node == 1 else N_BANDED)
-    values = []
-    for t in nodes:
-        d = np.where(seen, v * (1.0 - t) + turn * t / np.asarray(layer.scale), 1.0)
-        root = cholesky_banded(np.concatenate([d[None], (1.0 - t) * off]), lower=True, check_finite=False)
-        white = dtbtrs(root, columns, uplo="L")[0]
-        sums = white.T @ white
-        values.append(
-            np.concatenate([pack(sums[:-1, :-1]), sums[:-1, -1], sums[-1:, -1], [2.0 * np.log(root[0]).sum()]])
-        )
-    series = np.einsum("kn,nm->km", to_series, np.stack(values))
-    return series[None], turn[None], np.full(1, float(seen.sum()))
 
 
 def _variances(

@@ -1,12 +1,9 @@
 """Noise whose neighbouring pixels go together, against dense covariances."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import multivariate_normal
 
-from hbcal.numerics.banded import WHITE, bands, possible
+from hbcal.numerics.banded import WHITE, bands, possible, smooth_err
 from hbcal.numerics.linear_maps import (
     broadening_map,
     carry,
@@ -17,8 +14,6 @@ from hbcal.numerics.linear_maps import (
     linear_map,
     n_neighbours,
 )
-from hbcal.numerics.packed_spectrum import moments, off_by, pack_own, pack_spectra
-from hbcal.numerics.pixel_layer import PixelLayer
 
 WAVE = np.arange(80.0)
 MAPS = {
@@ -74,45 +69,18 @@ def test_correlations_of_no_noise():
     assert not possible(np.full((5, 1), np.inf), np.ones(5, bool))
 
 
-@pytest.mark.parametrize("name", MAPS)
-@pytest.mark.parametrize("leverage", [0.0, 0.01, 0.3, 3.0, 100.0])
-def test_packed_banded_noise_is_dense(name, leverage):
-    rng, a = np.random.default_rng(2), MAPS[name]
-    n_pix, err = a.shape[0], rng.uniform(0.05, 0.1, (2, 80))
-    flux, _ = carry(a, rng.normal(size=(2, 80)), err)
-    flux[1, :10] = np.nan
-    flux[1, 15] = np.nan
-    sd, corr = carry_noise(a, err, np.zeros((2, 80, 0)), n_neighbours(a))
-    b = 10.0 ** rng.uniform(1.5, 2.5, n_pix)
-    layer = PixelLayer(rng.normal(size=(n_pix, 3)), rng.uniform(0.0, 0.01, n_pix) * sd[0], np.eye(3), b)
-    packed = pack_spectra(layer, flux, sd, corr=corr)
-    phi, reach = np.array([0.1, -0.04, 0.02]), np.array([[0.0, 0.0], [0.3, 0.1], [0.1, 0.2]])
-    for i in range(2):
-        seen = np.isfinite(flux[i])
-        cov = covariance_of(np.where(seen, sd[i], 0.0), corr[i].astype(float)).toarray()[np.ix_(seen, seen)]
-        cov = np.where(np.eye(len(cov)) > 0, cov, (1.0 - WHITE) * cov)
-        w = layer.weights[seen]
-        total = cov + np.diag(layer.scatter[seen] + leverage / b[seen]) + (w @ reach) @ (w @ reach).T
-        expected = multivariate_normal(w @ phi, total).logpdf(flux[i, seen])
-        one = jax.tree.map(lambda leaf, i=i: leaf[i], packed)
-        chi2, log_det = off_by(moments(one, jnp.asarray(leverage), 3), jnp.asarray(phi), jnp.asarray(reach))
-        found = -0.5 * (chi2 + log_det + seen.sum() * np.log(2 * np.pi))
-        np.testing.assert_allclose(found, expected, atol=0.02 if leverage else 1e-6, rtol=0.0)
-
-
-def test_own_weights_and_no_correlation_change_nothing():
-    rng = np.random.default_rng(3)
-    layer = PixelLayer(rng.normal(size=(30, 2)), np.full(30, 0.01), np.eye(2), np.full(30, 50.0))
-    flux, err = rng.normal(size=(1, 30)), np.full((1, 30), 0.1)
-    corr = np.zeros((1, 30, 2))
-    plain, banded = pack_spectra(layer, flux, err), pack_spectra(layer, flux, err, corr=corr)
-    own = pack_own(layer, layer.weights, flux[0], err[0], corr=corr[0])
-    for leverage in (0.0, 0.5):
-        told = [moments(jax.tree.map(lambda leaf: leaf[0], one), jnp.asarray(leverage), 2) for one in (plain, banded)]
-        for name in ("gram", "cross", "square", "log_det"):
-            np.testing.assert_allclose(getattr(told[1], name), getattr(told[0], name), rtol=1e-4)
-    for ours, theirs in zip(own, (banded.series, banded.turn, banded.n_seen), strict=True):
-        np.testing.assert_allclose(ours, theirs)
+@pytest.mark.parametrize("name", ["half a pixel", "a third of a pixel", "broader"])
+def test_smooth_features_are_told_as_well_as_by_the_covariance(name):
+    """The error of a broad line's depth, by the dense covariance and by independent pixels."""
+    a = MAPS[name]
+    sd, corr = carry_noise(a, np.full((1, 80), 0.1), np.zeros((1, 80, 0)), n_neighbours(a))
+    inner, at = slice(8, -8), np.arange(a.shape[0])
+    line = np.exp(-0.5 * ((at - at.mean()) / (0.12 * len(at))) ** 2)[inner]
+    cov = covariance_of(sd[0], corr[0].astype(float)).toarray()[inner, inner]
+    known = line @ np.linalg.solve(cov + 1e-6 * np.eye(len(cov)), line)
+    err = smooth_err(corr, sd)[0, inner]
+    np.testing.assert_allclose((line**2 / err**2).sum(), known, rtol=0.1)
+    assert (line**2 / sd[0, inner] ** 2).sum() > 1.3 * known  # the planted defect: as if pixels were independent
 
 
 def test_bands_are_as_lapack_wants_them():
