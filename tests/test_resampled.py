@@ -8,6 +8,7 @@ import pytest
 from hbcal.cli import main
 from hbcal.emulator.nuisances import Nuisances
 from hbcal.label import label_spectra
+from hbcal.numerics.banded import smooth_err
 from hbcal.numerics.linear_maps import covariance_of
 from hbcal.numerics.packed_spectrum import pack_spectra
 from hbcal.spectra.container import as_spectra, read_spectra, write_spectra
@@ -133,13 +134,13 @@ def test_one_bad_pixel_breaks_nothing(tmp_path, emulator, big, ratio, every):
     layer = replace(emulator.layer, **{
         name: getattr(emulator.layer, name)[::every] for name in ("weights", "scatter", "scale")
     })  # fmt: skip
-    packed = pack_spectra(layer, made.flux, made.flux_err, corr=made.flux_corr)
+    packed = pack_spectra(layer, made.flux, smooth_err(made.flux_corr, made.flux_err))
     assert np.isfinite(packed.series).all()
 
 
 def test_what_fills_a_batch_packs_to_zeros(emulator):
     none, corr = np.full((1, N_PIX), np.nan), np.zeros((1, N_PIX, 2))
-    assert not np.any(pack_spectra(emulator.layer, none, none, corr=corr).series)
+    assert not np.any(emulator.read(none, none, None, corr)[0].packed.series)
 
 
 def test_pixels_farther_apart_share_what_they_shared(moved):

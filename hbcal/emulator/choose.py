@@ -66,8 +66,6 @@ def as_seen(spectra: Any, seed: int) -> Any:
 def noise_of(spectra: Any, method: str) -> tuple[str, str]:
     """Whether pixels are independent, by how what is left over of neighbours goes together.
 
-    What ``flux_corr`` says of noise is left in: of resampled LAMOST spectra the rest is below the limit, and labels by
-    independent pixels scatter 1.8 times as much as by pixels whose covariance is learned, and claim a fifth of it.
     Of spectra without noise this is not asked: what is left over of them is what the form has wrong.
 
     Args:

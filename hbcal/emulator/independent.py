@@ -33,9 +33,8 @@ def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndar
 
         median over pixels p of corr(z_p, z_p+1),   z_ip = (f_ip - w_p' phi(x_i)) / sqrt(e_ip^2 + s_p^2)
 
-    over stars that the weights were not fitted to. Errors of labels, too, make neighbours
-    correlate: what any other labels would explain, that is, what of a star's z is along the weights, is taken out
-    before.
+    over stars that the weights were not fitted to. Errors of labels, too, make neighbours correlate: what any other
+    labels would explain, that is, what of a star's z is along the weights, is taken out before.
 
     Args:
         flux, flux_err: (n_star, n_pix), NaN where missing.

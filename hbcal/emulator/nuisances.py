@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -16,6 +16,7 @@ from hbcal._typing import AnyArray, Array, Float
 from hbcal.emulator.base import Emulator, Known, Predicted
 from hbcal.emulator.basis import read_basis
 from hbcal.emulator.pixels import PixelEmulator
+from hbcal.numerics.banded import smooth_err
 from hbcal.numerics.half_line import not_negative
 from hbcal.numerics.moved_weights import continuum_terms, curves, line_width, moved, stretches
 from hbcal.numerics.packed_spectrum import Moments, PackedSpectrum, error_given, moments, off_by, pack_own
@@ -120,7 +121,7 @@ class NuisanceEmulator(Emulator):
         self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None, corr: np.ndarray | None = None
     ) -> tuple[NuisedSpectrum, np.ndarray]:
         """Sums of every spectrum around its own nuisances."""
-        mover = _Mover(self, flux, flux_err, corr)
+        mover = _Mover(self, flux, flux_err if corr is None else smooth_err(corr, flux_err))
         seen = np.isfinite(mover.flux) & np.isfinite(mover.err) & np.isfinite(np.asarray(self.pixels.layer.scatter))
         n_feature = self.pixels.layer.weights.shape[1]
         why = np.where(seen.sum(axis=1) >= n_feature + len(self.names), "", "missing pixels")
@@ -245,9 +246,8 @@ def with_nuisances(emulator: Emulator, nuisances: Nuisances) -> Emulator:
 class _Mover:
     """Spectra of one batch, and the weights as each of them has them."""
 
-    def __init__(self, emulator: NuisanceEmulator, flux: np.ndarray, err: np.ndarray, corr: np.ndarray | None = None):
+    def __init__(self, emulator: NuisanceEmulator, flux: np.ndarray, err: np.ndarray):
         self.of, layer = emulator, emulator.pixels.layer
-        self.corr = np.empty((*flux.shape, 0)) if corr is None else corr
         self.wave = np.asarray(emulator.known.wave)
         self.weights = np.asarray(layer.weights)
         self.stretch = stretches(self.wave, np.isfinite(np.asarray(layer.scatter)))
@@ -297,8 +297,7 @@ class _Mover:
             level = self._split(centre[i])[0]  # the emulator's own error is of spectra that nothing has multiplied
             safe = np.where(level > 0.0, level, 1.0)
             flux, err = np.where(level > 0.0, self.flux[i], np.nan) / safe, self.err[i] / safe
-            columns = self.columns(centre[i], x[i]) / safe[:, None]
-            one = pack_own(self.of.pixels.layer, columns, flux, err, n_node, self.corr[i])
+            one = pack_own(self.of.pixels.layer, self.columns(centre[i], x[i]) / safe[:, None], flux, err, n_node)
             series[i], turn[i], n_seen[i] = (each[0] for each in one)
         return PackedSpectrum(jnp.asarray(series), jnp.asarray(turn), jnp.asarray(n_seen))
 
@@ -381,4 +380,4 @@ def _reduced(emulator: NuisanceEmulator, stars: NuisedSpectrum) -> tuple[PackedS
         return packed, solve(b) - centre, solve(wb.T)
 
     packed, a, by_phi = jax.vmap(one)(sums, jnp.asarray(stars.centre))
-    return replace(stars.packed, series=packed[:, None]), (a, by_phi)
+    return PackedSpectrum(packed[:, None], stars.packed.turn, stars.packed.n_seen), (a, by_phi)

@@ -1,4 +1,4 @@
-"""Pixels with known errors, each with its own weights on shared features of the labels."""
+"""Independent pixels with known errors: each has its own weights on shared features of the labels."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hbcal._pytree import pytree
 from hbcal._typing import AnyArray, Array, Float
 from hbcal.emulator.base import Emulator, Known, Predicted
 from hbcal.emulator.full import quadratic
+from hbcal.numerics.banded import smooth_err
 from hbcal.numerics.gaussian_process import Processes
 from hbcal.numerics.packed_spectrum import Moments, PackedSpectrum, moments, off_by, pack_spectra, without
 from hbcal.numerics.pixel_layer import PixelLayer
@@ -145,7 +146,7 @@ class PixelEmulator(Emulator):
         self, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None, corr: np.ndarray | None = None
     ) -> tuple[PixelSpectrum, np.ndarray]:
         """Sums over the pixels that are there; the flux as it is given."""
-        packed = pack_spectra(self.layer, flux, flux_err, corr=corr)
+        packed = pack_spectra(self.layer, flux, flux_err if corr is None else smooth_err(corr, flux_err))
         n_feature = self.layer.weights.shape[1]
         doubt = None if self.features.known else self.doubt(_guess(self, packed)[0])
         return PixelSpectrum(packed, doubt), np.where(np.asarray(packed.n_seen) >= n_feature, "", "missing pixels")

@@ -14,7 +14,7 @@ from hbcal.emulator.base import Known
 from hbcal.emulator.full import quadratic
 from hbcal.emulator.pixels import PixelEmulator, from_spectrum
 from hbcal.numerics.label_scale import label_scale
-from hbcal.numerics.packed_spectrum import PackedSpectrum, pack_spectra
+from hbcal.numerics.packed_spectrum import pack_spectra
 from hbcal.numerics.pixel_layer import PixelLayer, pixel_layer
 from hbcal.numerics.true_labels import EXACT
 
@@ -27,8 +27,7 @@ MOST_TERMS = 100  # of the label scale; with more labels it shifts and stretches
 
 def train_pixels(
     known: Known, mean: np.ndarray, cov: np.ndarray, reported: np.ndarray, err: np.ndarray, flux: np.ndarray,
-    flux_err: np.ndarray, features: Any, *, corr: np.ndarray | None = None,
-    progress: Callable[[str], None] = lambda text: None,
+    flux_err: np.ndarray, features: Any, *, progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[PixelEmulator, np.ndarray, np.ndarray]:  # fmt: skip
     """Fit weights to labels, labels to spectra, and again.
 
@@ -44,8 +43,6 @@ def train_pixels(
         mean, cov: a first idea of the true labels, scaled, (n_star, n_label), (n_star, n_label, n_label).
         reported, err: labels and errors, scaled, NaN where missing; an error that is missing counts as none.
         flux, flux_err: (n_star, n_pix), NaN where missing.
-        corr: ``flux_corr`` of `hbcal.spectra.container.Spectra`: heard where spectra vote for labels. A pixel's weights
-            are its own, whatever its neighbours' noise.
         features: of the emulator, `hbcal.emulator.pixels`.
         progress: called with lines of text.
 
@@ -81,11 +78,7 @@ def train_pixels(
         if exact:
             break
         before = mean
-        packed = pack_spectra(layer, flux, flux_err, n_node=1, corr=corr)
-        seen = np.isfinite(flux) & np.isfinite(layer.scatter)
-        variance = np.where(seen, flux_err, 1.0) ** 2 + np.where(np.isfinite(layer.scatter), layer.scatter, 0.0)
-        doubt = np.where(seen, 1.0 / (layer.scale * variance), 0.0).sum(axis=1)  # E[w w'] - E[w] E[w'] = doubt U
-        mean, cov, moved, scale = _labels_given(features, layer, packed, doubt, mean, value, told, n_term)
+        mean, cov, moved, scale = _labels_given(features, layer, flux, flux_err, mean, value, told, n_term)
         off = float(np.sqrt((((mean - before) ** 2) / np.einsum("ill->il", cov)).mean()))
         progress(f"training: round {number + 1}, labels moved by {off:.3f} sd, their scale by {moved:.4f}")
         if off < SETTLED:
@@ -107,11 +100,15 @@ def _moments_of(features: Any, mean: Array, cov: Array) -> tuple[Array, Array]:
 
 
 def _labels_given(
-    features: Any, layer: PixelLayer, packed: PackedSpectrum, doubt: np.ndarray, start: np.ndarray, value: np.ndarray,
+    features: Any, layer: PixelLayer, flux: np.ndarray, err: np.ndarray, start: np.ndarray, value: np.ndarray,
     told: np.ndarray, n_term: int,
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:  # fmt: skip
     """The true labels given weights, spectra and reports; how far the label scale moved, and its covariance."""
     centre, wide = start.mean(axis=0), np.linalg.inv(np.cov(start.T).reshape(start.shape[1], -1))
+    packed = pack_spectra(layer, flux, err, n_node=1)
+    seen = np.isfinite(flux) & np.isfinite(layer.scatter)
+    variance = np.where(seen, err, 1.0) ** 2 + np.where(np.isfinite(layer.scatter), layer.scatter, 0.0)
+    doubt = np.where(seen, 1.0 / (layer.scale * variance), 0.0).sum(axis=1)  # E[w w'] - E[w] E[w'] = doubt U
     at, phi, slope, gram = map(np.asarray, from_spectrum(
         features, packed, *map(jnp.asarray, (doubt, layer.spread, start, centre, wide))
     ))  # fmt: skip

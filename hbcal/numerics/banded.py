@@ -7,7 +7,7 @@ from scipy.linalg import LinAlgError, cholesky_banded
 
 from hbcal._typing import Float
 
-WHITE = 0.01  # of a pixel's variance is taken as its own: smoothed noise has directions in which there is none
+WHITE = 0.01  # of the variance may be lacking: smoothed noise has directions in which there is none, and files round
 
 
 def bands(
@@ -45,9 +45,8 @@ def smooth_err(
 
         err'_p^2 = max(sum_q C_pq, C_pp)
 
-    The covariance itself would say that there is next to no noise from one pixel to the next. What an emulator, or a
-    survey's own resampling, has wrong there is not small: taken at its word, C made labels of real LAMOST spectra
-    scatter by 238 K, and claim 41.
+    The covariance itself would say that there is next to no noise from one pixel to the next, where what an emulator,
+    or a survey's own resampling, has wrong is not small.
 
     Args:
         corr: of each pixel's noise with that of the next ones.

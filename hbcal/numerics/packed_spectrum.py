@@ -1,4 +1,4 @@
-"""A spectrum of any number of pixels as a few sufficient statistics, emulator error included."""
+"""A spectrum of any number of independent pixels as a few sufficient statistics, emulator error included."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from hbcal._pytree import pytree
 from hbcal._typing import AnyArray, Array, Float
-from hbcal.numerics.banded import smooth_err
 from hbcal.numerics.pixel_layer import PixelLayer, pack, where_packed
 
 N_NODE = 8  # of the polynomials in t; the error is below 1e-3 where pixels' b_p v_p differ tenfold, see the test
@@ -30,7 +29,7 @@ class PackedSpectrum:
     Chebyshev series. h_0, the median of b_p v_p, puts the poles of q far away.
 
     Attributes:
-        series: of the four sums, (n_star, n_node, n_feature (n_feature + 1) / 2 + n_feature + 2).
+        series: of the four sums, (n_star, N_NODE, n_feature (n_feature + 1) / 2 + n_feature + 2).
         turn: h_0, (n_star,).
         n_seen: pixels, (n_star,).
     """
@@ -56,17 +55,13 @@ class Moments:
     log_det: AnyArray
 
 
-def pack_spectra(
-    layer: PixelLayer, flux: np.ndarray, flux_err: np.ndarray, n_node: int = N_NODE, corr: np.ndarray | None = None
-) -> PackedSpectrum:
+def pack_spectra(layer: PixelLayer, flux: np.ndarray, flux_err: np.ndarray, n_node: int = N_NODE) -> PackedSpectrum:
     """Sum over the pixels, once for every spectrum.
 
     Args:
         layer: of the emulator.
         flux, flux_err: (n_star, n_pix), NaN where missing: such a pixel is not there.
         n_node: terms of the series; 1 for no emulator error.
-        corr: of each pixel's noise with that of the next ones, (n_star, n_pix, n_band), as of
-            `hbcal.spectra.container.Spectra`, see `hbcal.numerics.banded.smooth_err`; None for none.
 
     Returns:
         `PackedSpectrum`.
@@ -81,7 +76,6 @@ def pack_spectra(
         ((2, 8, 4), [5.0, 5.0])
     """
     weights = np.asarray(layer.weights)
-    flux_err = flux_err if corr is None else smooth_err(corr, flux_err)
     outer = pack(weights[:, :, None] * weights[:, None, :])
     parts = [
         _pack(layer, weights, lambda q: q @ outer, flux[at : at + CHUNK], flux_err[at : at + CHUNK], n_node)
@@ -91,12 +85,7 @@ def pack_spectra(
 
 
 def pack_own(
-    layer: PixelLayer,
-    weights: np.ndarray,
-    flux: np.ndarray,
-    flux_err: np.ndarray,
-    n_node: int = N_NODE,
-    corr: np.ndarray | None = None,
+    layer: PixelLayer, weights: np.ndarray, flux: np.ndarray, flux_err: np.ndarray, n_node: int = N_NODE
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As `pack_spectra`, of one spectrum that has weights of its own.
 
@@ -105,7 +94,6 @@ def pack_own(
         weights: (n_pix, n), in place of the layer's.
         flux, flux_err: (n_pix,), NaN where missing.
         n_node: terms of the series.
-        corr: (n_pix, n_band), as of `pack_spectra`.
 
     Returns:
         The three arrays of `PackedSpectrum`, each with a leading axis of one.
@@ -119,7 +107,6 @@ def pack_own(
         >>> series.shape
         (1, 8, 7)
     """
-    flux_err = flux_err if corr is None else smooth_err(corr[None], flux_err[None])[0]
     return _pack(layer, weights, lambda q: pack((weights * q.T).T @ weights)[None], flux[None], flux_err[None], n_node)
 
 
@@ -127,24 +114,6 @@ def _pack(
     layer: PixelLayer, weights: np.ndarray, gram: Callable[[np.ndarray], np.ndarray], flux: np.ndarray,
     err: np.ndarray, n_node: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    scale = np.asarray(layer.scale)
-    seen, y, v, turn = _variances(layer, flux, err)
-    nodes, to_series = _nodes(n_node)
-    values = []
-    for t in nodes:
-        d = v * (1.0 - t) + turn[:, None] * t / scale
-        q = seen / d
-        values.append(
-            np.column_stack([gram(q), (q * y) @ weights, (q * y**2).sum(1), np.where(seen, np.log(d), 0.0).sum(1)])
-        )
-    series = np.einsum("kn,nsm->skm", to_series, np.stack(values))
-    return series, turn, seen.sum(axis=1).astype(float)
-
-
-def _variances(
-    layer: PixelLayer, flux: np.ndarray, err: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Which pixels count, their flux and v, and h_0 of each spectrum."""
     scatter, scale = np.asarray(layer.scatter), np.asarray(layer.scale)
     seen = np.isfinite(flux) & np.isfinite(err) & np.isfinite(scatter)
     y = np.where(seen, flux, 0.0)
@@ -155,7 +124,16 @@ def _variances(
         level = lambda: np.nanmedian(np.where(seen[some], v[some] * scale, np.nan), axis=1)  # noqa: E731
         seen[some] &= v[some] * scale <= BLIND * level()[:, None]
         turn[some] = level()
-    return seen, np.where(seen, y, 0.0), v, turn
+    nodes, to_series = _nodes(n_node)
+    values = []
+    for t in nodes:
+        d = v * (1.0 - t) + turn[:, None] * t / scale
+        q = seen / d
+        values.append(
+            np.column_stack([gram(q), (q * y) @ weights, (q * y**2).sum(1), np.where(seen, np.log(d), 0.0).sum(1)])
+        )
+    series = np.einsum("kn,nsm->skm", to_series, np.stack(values))
+    return series, turn, seen.sum(axis=1).astype(float)
 
 
 def _nodes(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +161,7 @@ def moments(packed: PackedSpectrum, leverage: Array, n_feature: int) -> Moments:
     Example:
         >>> layer = PixelLayer(np.ones((5, 1)), np.zeros(5), np.eye(1), np.ones(5))
         >>> packed = pack_spectra(layer, np.ones((1, 5)), np.ones((1, 5)))
-        >>> one = jax.tree.map(lambda leaf: leaf[0], packed)
+        >>> one = PackedSpectrum(packed.series[0], packed.turn[0], packed.n_seen[0])
         >>> round(float(moments(one, jnp.asarray(1.0), 1).gram[0, 0]), 4)  # 5 pixels of variance 1 + 1
         2.5
     """
