@@ -149,6 +149,26 @@ def taken(key_order: Array, key_take: Array, atoms: Atoms, moved: Atoms, gain: A
     return jax.tree.map(lambda new, old: jnp.where(take, new, old), moved, atoms)
 
 
+def draw_share(key: Array) -> Array:
+    """A draw of Beta(0.2, 1), whose distribution function is x^0.2: quicker to compile than draws of any beta.
+
+    Args:
+        key: of the draw.
+
+    Returns:
+        A number between 0 and 1.
+
+    Errors:
+        None.
+
+    Example:
+        >>> found = jax.vmap(draw_share)(jax.random.split(jax.random.PRNGKey(0), 4000))
+        >>> bool(abs(found.mean() - 1.0 / 6.0) < 0.02)
+        True
+    """
+    return jax.random.uniform(key) ** (1.0 / SPLIT)
+
+
 def draw_base(keys: Array, n_dim: int, priors: MixturePriors) -> tuple[Array, Array]:
     """A mean and a root from the prior of components, the base distribution of the Dirichlet process.
 
@@ -312,7 +332,7 @@ def jump(
     b = jax.random.randint(keys[0], (), 0, k)
     a = jax.random.categorical(keys[1], jnp.where(jnp.arange(k) == b, -jnp.inf, jnp.log(atoms.weight)))
     both, centre, half = atoms.weight[a] + atoms.weight[b], atoms.mean[a], atoms.root[a]
-    share = jnp.clip(jax.random.beta(keys[2], SPLIT, 1.0), 1e-12, 1.0 - 1e-12)
+    share = jnp.clip(draw_share(keys[2]), 1e-12, 1.0 - 1e-12)
     near, noise = jax.random.bernoulli(keys[3]), jax.random.normal(keys[4], (d,))
     mean_far, root_far = draw_base(keys[np.array([4, 6, 7])], d, priors)
     mean = jnp.where(near, centre + half @ noise, mean_far)

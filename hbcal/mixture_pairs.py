@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hbcal._typing import Array
-from hbcal.mixture_jumps import SPLIT, Atoms, draw_base, log_base, taken
+from hbcal.mixture_jumps import SPLIT, Atoms, draw_base, draw_share, log_base, taken
 from hbcal.numerics.component_fit import draw_fit, fitted, log_fit
 from hbcal.numerics.star_draws import draw_component
 from hbcal.numerics.star_mixture import log_joint, log_likelihood
@@ -150,7 +150,7 @@ def repair(
     _, mean_one, root_one = draw_fit(keys[7], one)
     mean_far, root_far = draw_base(keys[np.array([9, 8, 10])], d, priors)
     key_share, key_take, key_order = jax.random.split(keys[11], 3)
-    share_one = jax.random.beta(key_share, SPLIT, 1.0)
+    share_one = draw_share(key_share)
     pick = lambda two, kept, far: jnp.where(  # noqa: E731
         as_two, two, jnp.where(a_keeps, jnp.stack([kept, far]), jnp.stack([far, kept]))
     )

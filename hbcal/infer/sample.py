@@ -17,6 +17,7 @@ import numpy as np
 
 from hbcal._errors import HbcalError
 from hbcal.infer.task import Settings, Task
+from hbcal.infer.worker import COMPILED
 
 Progress = Callable[[str], None]
 
@@ -83,8 +84,11 @@ def _run_here(task: Task, settings: Settings, folder: Path, n_threads: int, prog
 
 
 def _run_workers(task: Task, settings: Settings, folder: Path, n_workers: int, progress: Progress | None) -> None:
+    (folder / COMPILED).unlink(missing_ok=True)  # of a run that was interrupted
     (folder / "task.pkl").write_bytes(pickle.dumps((task, settings)))
-    environment = dict(os.environ, JAX_PLATFORMS="cuda" if settings.platform == "gpu" else settings.platform)
+    # compiled once: other workers, and chains that are resumed or go on for longer, begin at once
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
+    environment = dict(kept | os.environ, JAX_PLATFORMS="cuda" if settings.platform == "gpu" else settings.platform)
     environment["JAX_TRACEBACK_FILTERING"] = "off"  # else the last line a failing worker writes is about tracebacks
     if settings.platform == "cpu":
         environment |= {"PJRT_NPROC": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -93,18 +97,17 @@ def _run_workers(task: Task, settings: Settings, folder: Path, n_workers: int, p
     workers = []
     try:
         for i, log in enumerate(logs):
-            # compiled once: chains that are resumed, or go on for longer, begin at once
-            kept = {"JAX_COMPILATION_CACHE_DIR": str(folder / f"compiled{i}")} | environment
             with log.open("w") as handle:
                 line = [*command, str(i), str(n_workers), str(os.getpid())]
-                workers.append(subprocess.Popen(line, stdout=handle, stderr=handle, env=kept))
+                workers.append(subprocess.Popen(line, stdout=handle, stderr=handle, env=environment))
         _wait(workers, logs, settings, folder, progress)
     finally:
         for worker in workers:
             if worker.poll() is None:
                 worker.kill()
             worker.wait()
-    (folder / "task.pkl").unlink(missing_ok=True)
+    for left in (COMPILED, "task.pkl"):
+        (folder / left).unlink(missing_ok=True)
 
 
 def _wait(workers: list[Any], logs: list[Path], settings: Settings, folder: Path, progress: Progress | None) -> None:

@@ -9,11 +9,17 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+import time
 from pathlib import Path
+
+COMPILED = "compiled.ready"  # in the folder of the chains, once the first worker has what all need
 
 
 def main(folder: Path, worker: int, n_workers: int, parent: int) -> int:
     """Run chains worker, worker + n_workers, ...; stop when the parent is gone.
+
+    The first one compiles. The others wait, and take what it left in JAX' persistent cache: compiling a mixture is 45 s
+    and 1 GB that two processes side by side would each need.
 
     Args:
         folder: holds ``task.pkl``; chunk files go there too.
@@ -38,7 +44,12 @@ def main(folder: Path, worker: int, n_workers: int, parent: int) -> int:
     from hbcal.infer.chain import Sampler
 
     task, settings = pickle.loads((folder / "task.pkl").read_bytes())
+    while worker and not (folder / COMPILED).exists():
+        if os.getppid() != parent:
+            return 0
+        time.sleep(0.05)
     sampler = Sampler(task, settings)
+    (folder / COMPILED).touch()
     for chain in range(worker, settings.chains, n_workers):
         for _ in sampler.run(chain, folder):
             if os.getppid() != parent:

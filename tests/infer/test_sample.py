@@ -1,11 +1,13 @@
 """A run may be killed at any moment: what is resumed is identical, to the bit, to what was never interrupted."""
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,9 @@ from arviz_stats.base import array_stats
 
 from hbcal import simulate
 from hbcal._errors import HbcalError
+from hbcal.infer import worker
 from hbcal.infer.sample import gather, sample
+from hbcal.infer.task import Settings, Task
 
 HERE = Path(__file__).parent
 PATIENCE = 120.0  # seconds a process may take to compile, on a busy machine
@@ -149,20 +153,30 @@ def test_the_number_of_workers_changes_no_bit(kill_task, uninterrupted, tmp_path
 
 
 def test_what_was_compiled_is_found_again(kill_task, uninterrupted, tmp_path, monkeypatch):
-    """By chains that go on, and not trusted where a kill cut it short."""
+    """By the other worker and by chains that go on, and not trusted where a kill cut it short."""
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # a folder that the user names is taken instead
     folder = tmp_path / "chains"
     sample(kill_task.task(), kill_task.settings(2), folder)
-    programs = sorted(folder.glob("compiled*/jit_steps-*"))
-    assert len(programs) == 2
+    programs = sorted(folder.glob("compiled/jit_steps-*-cache"))
+    assert len(programs) == 1  # each worker has its own, or waited for the other's
+    assert [path.name for path in folder.glob("compiled*")] == ["compiled"]
     for cut in (False, True):
         if cut:
             for program in programs:
                 program.write_bytes(program.read_bytes()[:-20])
         sorted(folder.glob("chain1_*.npz"))[-1].unlink()
         identical(sample(kill_task.task(), kill_task.settings(2), folder)[0], uninterrupted[1])
-        assert sorted(folder.glob("compiled*/jit_steps-*")) == programs
+        assert sorted(folder.glob("compiled/jit_steps-*-cache")) == programs
+
+
+def test_other_workers_wait_for_what_the_first_compiles(tmp_path):
+    (tmp_path / "task.pkl").write_bytes(pickle.dumps((Task(dict), Settings(chains=0))))
+    with ThreadPoolExecutor(1) as threads:
+        second = threads.submit(worker.main, tmp_path, 1, 2, os.getppid())
+        with pytest.raises(TimeoutError):
+            second.result(0.5)
+        assert worker.main(tmp_path, 0, 2, os.getppid()) == second.result(60) == 0
 
 
 def test_a_worker_that_fails_is_quoted(kill_task, tmp_path):
