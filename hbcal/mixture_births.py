@@ -27,6 +27,25 @@ FEW = 0.02  # share of the stars: larger components are taken out less often, in
 FAR = 0.2  # a component drawn from the prior has a share ~ Beta(0.2, 1 + 0.2 n_star)
 
 
+def log_drawn(weight: Array) -> Array:
+    """ln of the odds that a component is the one to be fitted anew: small ones first.
+
+    Args:
+        weight: (n_comp,).
+
+    Returns:
+        (n_comp,).
+
+    Errors:
+        None.
+
+    Example:
+        >>> jnp.exp(log_drawn(jnp.array([0.98, 0.02, 0.0]))).round(3).tolist()
+        [0.013, 0.329, 0.658]
+    """
+    return jax.nn.log_softmax(-jnp.log(weight + FEW))
+
+
 def birth(
     key: Array, atoms: Atoms, stars: Stars, background: Array, concentration: Array, priors: MixturePriors
 ) -> Atoms:
@@ -95,7 +114,7 @@ def birth(
         p, q = FAR, 1.0 + FAR * n_star
         far = prior + (p - 1.0) * jnp.log(share) + (q - 1.0) * jnp.log1p(-share) - betaln(p, q)
         proposed = jnp.logaddexp(log_fit(share, mean, root, fit), far)
-        drawn = -jnp.log(share + FEW) - jax.nn.logsumexp(-jnp.log(atoms.weight + FEW))
+        drawn = log_drawn(atoms.weight)[b]
         return like + prior + (k - 2.0) * jnp.log1p(-share) - proposed + drawn  # others' shares have (1 - s)^(k - 2)
 
     gain = log_ratio(moved) - log_ratio(atoms)

@@ -12,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpyro.handlers import seed, trace
-from scipy.stats import ks_2samp
+from scipy.stats import ks_2samp, ttest_rel
 
+import hbcal.mixture_births as mixture_births
 import hbcal.mixture_jumps as mixture_jumps
 import hbcal.mixture_moves as moves
+from hbcal.mixture_births import birth
 from hbcal.mixture_jumps import Atoms, draw_base, jump
 from hbcal.mixture_moves import sweep
-from hbcal.numerics.stars import pack_stars
+from hbcal.numerics.star_mixture import log_joint
+from hbcal.numerics.stars import lower, pack_stars
 from hbcal.numerics.sticks import log_weights
 from hbcal.programs.dp_mixture import MixtureDesign, MixturePriors, dp_mixture
 
@@ -67,6 +70,11 @@ def worst(one, other):
     return min(ks_2samp(a, b).pvalue for a, b in zip(one.T, other.T, strict=True))
 
 
+def mean_moved(before, after):
+    """The same chains before and after, of which few moved: their differences tell more than the two samples do."""
+    return ttest_rel(before, after).pvalue.min()
+
+
 @pytest.fixture(scope="module", name="fresh")
 def _fresh(design):
     return moved(design, 0, 0)
@@ -76,19 +84,27 @@ def test_sweeps_leave_prior_and_simulation(design, fresh):
     assert worst(fresh, moved(design, 1, SWEEPS)) > ALARM
 
 
-def jumped(n=8_000, d=2, k=3):
-    """Components drawn from the prior before and after jumps that no star has a say in: sizes, shape and order."""
-    nobody = pack_stars(np.zeros((1, d)), np.ones((1, d, d)))
-    nobody = replace(jax.tree.map(lambda leaf: leaf[..., :1], nobody), real=np.zeros((1, 1)))
-    alpha = jnp.array(1.5)
+def jumped(move, n, n_move, n_star, d=2, k=3):
+    """Components drawn from the prior before and after moves that few stars, or none, have a say in."""
+    few = pack_stars(np.zeros((max(n_star, 1), d)), np.tile(0.1 * np.eye(d), (max(n_star, 1), 1, 1)))
+    few = jax.tree.map(lambda leaf: leaf[..., : max(n_star, 1)], few)
+    few = few if n_star else replace(few, real=np.zeros((1, 1)))
+    alpha, background = jnp.array(1.5), jnp.array(0.1)
 
     def one(key):
-        key_stick, *keys = jax.random.split(key, 1 + k + 20)
+        key_stick, key_which, key_true, *keys = jax.random.split(key, 3 + k + n_move)
         stick = jnp.append(jax.random.beta(key_stick, 1.0, alpha, (k - 1,)), 1.0)
         weight = stick * jnp.append(1.0, jnp.cumprod(1.0 - stick[:-1]))
         mean, root = jax.vmap(lambda key: draw_base(jax.random.split(key, 3), d, PRIORS))(jnp.stack(keys[:k]))
-        begin = Atoms(weight, mean, root, jnp.zeros((1, k + 1, 1)))
-        step = lambda atoms, key: (jump(key, atoms, nobody, jnp.array(0.1), alpha, PRIORS), None)  # noqa: E731
+        centre, half = (jnp.concatenate([a, b[None]]) for a, b in ((mean, jnp.zeros(d)), (root, 3.0 * jnp.eye(d))))
+        odds = jnp.log(jnp.append((1.0 - background) * weight, background))
+        which = jax.random.categorical(key_which, odds, shape=(few.real.size,))
+        noise = jax.random.normal(key_true, (2, few.real.size, d))
+        value = centre[which] + jnp.einsum("nij,nj->ni", half[which], noise[0]) + 0.1**0.5 * noise[1]
+        stars = few.with_value(value.T[None])
+        density = log_joint(stars, jnp.zeros(k + 1), centre, lower(half @ jnp.swapaxes(half, 1, 2)))
+        begin = Atoms(weight, mean, root, density)
+        step = lambda atoms, key: (move(key, atoms, stars, background, alpha, PRIORS), None)  # noqa: E731
         end = jax.lax.scan(step, begin, jnp.stack(keys[k:]))[0]
         return [
             jnp.stack([at.weight[0], at.weight.max(), at.weight[-1], at.mean[0, 0], jnp.log(at.root[0, 0, 0])])
@@ -100,10 +116,17 @@ def jumped(n=8_000, d=2, k=3):
 
 def test_jumps_of_nobody_leave_the_prior(monkeypatch):
     """Where stars hold components, a wrong odds of drawing one hardly shows; of the prior alone, it does."""
-    assert worst(*jumped()) > ALARM
+    assert worst(*jumped(jump, 8_000, 20, 0)) > ALARM
     right = mixture_jumps.log_drawn
     monkeypatch.setattr(mixture_jumps, "log_drawn", lambda *given: -right(*given))
-    assert worst(*jumped()) < ALARM
+    assert worst(*jumped(jump, 8_000, 20, 0)) < ALARM
+
+
+@pytest.mark.slow
+def test_births_beside_a_dozen_stars_leave_prior_and_simulation(monkeypatch):
+    assert mean_moved(*jumped(birth, 8_000, 10, 12)) > ALARM
+    monkeypatch.setattr(mixture_births, "log_drawn", jnp.zeros_like)  # any component as likely
+    assert mean_moved(*jumped(birth, 8_000, 10, 12)) < ALARM
 
 
 @pytest.mark.slow
