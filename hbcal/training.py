@@ -12,24 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hbcal import __version__
 from hbcal._errors import HbcalError, closest, some
 from hbcal.emulator.autoregressive import AutoregressiveEmulator
-from hbcal.emulator.base import MOST_MISSING, Emulator, Known, stretched
+from hbcal.emulator.base import MOST_MISSING, Emulator, Known, population_of, stretched
 from hbcal.emulator.choose import SEEN_AT, as_seen, method_for, noise_of, noiseless
 from hbcal.emulator.files import ABOUT, about_emulator, load_emulator, save_emulator
-from hbcal.emulator.full import train_full
 from hbcal.emulator.independent import refuse_few_pixels, train_independent
 from hbcal.emulator.pixels import PixelEmulator
 from hbcal.emulator.processes import MOST_STARS
+from hbcal.emulator.train_full import train_full
 from hbcal.emulator.train_guide import tune_guide
 from hbcal.emulator.train_network import NetworkSettings, train_networks
 from hbcal.folder import check_out, identity, locked, write_text
 from hbcal.label import label_spectra
-from hbcal.numerics.label_density import label_density
 from hbcal.numerics.principal import principal_directions
 from hbcal.numerics.spread import n_sign
 from hbcal.numerics.true_labels import true_labels
@@ -44,7 +42,7 @@ SETTINGS = NetworkSettings()
 METHODS = ("auto", "network", "quadratic", "process")
 NOISE = ("auto", "independent", "correlated")
 UNSEEN, TEST = 0.1, 0.05  # of the stars: to stop and temper the training, and to say how good it is
-N_LINEAR, N_START = 30, 500
+N_LINEAR = 30
 
 
 class CoverageWarning(UserWarning):
@@ -203,7 +201,12 @@ def train_emulator(
             emulator, curves["tuned guide"] = _tuned(emulator, spectra.take(split.fit), settings, out / "training")
         else:
             stars, curves = spectra.take(split.fit), {}
-            emulator = train_full(known, mean[split.fit], stars.flux, stars.flux_err, stars.beside(meta))
+            fitted = (mean[split.fit], (root @ np.swapaxes(root, 1, 2))[split.fit])
+            reported = (stars.labels - known.centre) / known.unit, stars.labels_err / known.unit
+            emulator, x = train_full(
+                known, *fitted, *reported, stars.flux, stars.flux_err, stars.beside(meta), progress=say
+            )
+            emulator = replace(emulator, known=known.around(x))
         if curves:
             _write_curves(out / "curves.csv", curves)
         seen: Spectra = spectra
@@ -276,13 +279,12 @@ def _labels(spectra: Spectra, split: Split, noise: str) -> tuple[Known, np.ndarr
     seen /= np.maximum(seen[split.fit].std(axis=0), 1e-12)
     mean, cov, left = true_labels((spectra.labels - centre) / unit, spectra.labels_err / unit, seen)
     root = np.linalg.cholesky(cov)
-    inside = mean[split.fit]
-    density = label_density(inside)
-    typical = np.sort(np.asarray(jax.lax.map(density.log_density, jnp.asarray(inside), batch_size=1024)))
-    starts = inside[np.random.default_rng(0).permutation(len(inside))[:N_START]]
+    population = population_of(mean[split.fit])
     usual, spread = np.array([np.inf]), np.zeros((n_sign(len(unit)), len(unit)))
     tail, kept = np.zeros(1 + len(unit)), np.ones(())
-    known = Known(centre, unit, density, typical, usual, spread, tail, kept, starts, spectra.wave, spectra.label_names)
+    known = Known(
+        centre, unit, *population[:2], usual, spread, tail, kept, population[2], spectra.wave, spectra.label_names
+    )
     return known, mean, root, np.sqrt(np.diag(left))
 
 

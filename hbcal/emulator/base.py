@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +14,11 @@ import numpy as np
 from hbcal._pytree import pytree, static
 from hbcal._typing import AnyArray, Array, Float
 from hbcal.numerics.importance import newton_mode
-from hbcal.numerics.label_density import LabelDensity
+from hbcal.numerics.label_density import LabelDensity, label_density
 
 SOFTENING = 0.3  # of asinh, in units of a star's median flux: spectra of hot and cool stars alike are then near linear
 MOST_MISSING = 0.1  # of the pixels, of spectra whose unit is their median: it moves with what is missing
+N_START = 500  # training stars, among which a search for a mode begins
 ROUNDS = 4  # of filling in pixels and taking the median again
 DARK = "no light"  # why a spectrum whose pixels are there has no answer: their median is not positive
 
@@ -69,6 +71,33 @@ class Known:
     label_names: tuple[str, ...] = static()
     meta_names: tuple[str, ...] = static(default=())
     normalise: float = static(default=0.0)
+
+    def around(self, x: np.ndarray) -> Known:
+        """The same, of training stars whose labels are x, (n_star, n_label), scaled."""
+        density, typical, starts = population_of(x)
+        return replace(self, density=density, typical=typical, starts=starts)
+
+
+def population_of(x: np.ndarray) -> tuple[LabelDensity, np.ndarray, np.ndarray]:
+    """Where the training stars are among labels.
+
+    Args:
+        x: their labels, scaled, (n_star, n_label).
+
+    Returns:
+        `density`, `typical` and `starts` of `Known`.
+
+    Errors:
+        None.
+
+    Example:
+        >>> density, typical, starts = population_of(np.random.default_rng(0).normal(size=(600, 2)))
+        >>> typical.shape, starts.shape
+        ((600,), (500, 2))
+    """
+    density = label_density(x)
+    typical = np.sort(np.asarray(jax.lax.map(density.log_density, jnp.asarray(x), batch_size=1024)))
+    return density, typical, x[np.random.default_rng(0).permutation(len(x))[:N_START]]
 
 
 class Emulator:

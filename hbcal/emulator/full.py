@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hbcal._errors import HbcalError
 from hbcal._pytree import pytree
 from hbcal._typing import AnyArray, Array, Float
 from hbcal.emulator.base import (
@@ -17,14 +15,12 @@ from hbcal.emulator.base import (
     Known,
     Predicted,
     mode_near,
-    stretched,
     stretched_err,
     stretched_whole,
     why_not,
 )
-from hbcal.numerics.last_layer import Compressed, LastLayer, last_layer
+from hbcal.numerics.last_layer import Compressed, LastLayer
 
-RIDGE = 1e-6
 QUIETEST = 0.05  # of the training stars' noise
 
 
@@ -65,7 +61,7 @@ class FullEmulator(Emulator):
     ) -> tuple[FullSpectrum, np.ndarray]:
         """The numbers of `LastLayer.compress`; what is missing, of pixels a few, is integrated out."""
         whole, unit = stretched_whole(flux, self.layer.filled)
-        y, photons = _with_meta(whole, meta), np.asarray(self.photons)
+        y, photons = with_meta(whole, meta), np.asarray(self.photons)
         most = np.maximum(np.diagonal(np.asarray(self.layer.noise))[: len(photons)], photons)
         more = (stretched_err(flux, flux_err, unit) ** 2 - photons) / most
         some = np.isfinite(more).any(axis=1, keepdims=True)
@@ -119,40 +115,21 @@ def quadratic(x: Float[Array, " n_label"]) -> Array:
     return jnp.concatenate([jnp.ones(1), x, (x[:, None] * x[None, :])[upper]])
 
 
-def _with_meta(y: np.ndarray, meta: np.ndarray | None) -> np.ndarray:
-    return y if meta is None else np.concatenate([y, meta], axis=1)
-
-
-def train_full(
-    known: Known, x: np.ndarray, flux: np.ndarray, flux_err: np.ndarray, meta: np.ndarray | None = None
-) -> FullEmulator:
-    """Fit weights and residual covariance in closed form.
+def with_meta(y: np.ndarray, meta: np.ndarray | None) -> np.ndarray:
+    """Pixels, and what is measured beside them as more columns.
 
     Args:
-        known: of the training stars.
-        x: scaled labels, (n_star, n_label).
-        flux, flux_err: (n_star, n_pix); stars with a missing pixel are left aside.
-        meta: (n_star, n_meta), as `Emulator.read` takes it.
+        y: (n_star, n_pix).
+        meta: (n_star, n_meta), or None.
 
     Returns:
-        `FullEmulator`.
+        (n_star, n_pix + n_meta).
 
     Errors:
-        HbcalError where fewer whole stars are left than pixels and their correlation ask for.
+        None.
 
     Example:
-        >>> train_full(tiny_emulator().known, np.zeros((3, 2)), np.ones((3, 6)), np.ones((3, 6)))
-        Traceback (most recent call last):
-        hbcal._errors.HbcalError: 3 of 3 training stars have every pixel; a quadratic emulator of 6 ...
+        >>> with_meta(np.zeros((2, 3)), np.ones((2, 1))).shape
+        (2, 4)
     """
-    y = _with_meta(stretched(flux), meta)
-    whole = np.isfinite(y).all(axis=1)
-    features = np.asarray(jax.vmap(quadratic)(jnp.asarray(x[whole])))
-    least = 2 * (y.shape[1] + features.shape[1])
-    if len(features) < least:
-        raise HbcalError(
-            f"{len(features)} of {len(y)} training stars have every pixel; a quadratic emulator of {y.shape[1]} "
-            f"correlated pixels needs {least}: give more stars, or --noise independent."
-        )
-    photons = (stretched_err(flux, flux_err)[whole] ** 2).mean(axis=0)
-    return FullEmulator(known, last_layer(features, y[whole], RIDGE), photons)
+    return y if meta is None else np.concatenate([y, meta], axis=1)

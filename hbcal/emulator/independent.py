@@ -18,14 +18,12 @@ from hbcal.emulator.hidden import N_LAST, train_hidden
 from hbcal.emulator.pixels import Components, PixelEmulator, Quadratic
 from hbcal.emulator.processes import train_processes
 from hbcal.emulator.train_pixels import train_pixels
-from hbcal.numerics.label_density import label_density
 from hbcal.numerics.pixel_layer import FEW, pixel_layer
 
 # Labels add up pixels. If neighbours correlate by r and others as r^distance, errors that take pixels as independent
 # are too small by sqrt((1 + r) / (1 - r)): 1.4 at 0.3. Below, mere resampling; XP lies far above.
 CORRELATED = 0.3
 MOST_PAIRS, MOST_ROWS = 400, 1500
-N_START = 500
 
 
 def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndarray) -> float:
@@ -156,7 +154,4 @@ def train_independent(
             f"need {FEW * n_feature}: give more stars or fewer labels."
         )
     emulator, x, _ = train_pixels(known, mean, cov, reported, reported_err, flux, err, features, progress=progress)
-    density = label_density(x)
-    typical = np.sort(np.asarray(jax.lax.map(density.log_density, jnp.asarray(x), batch_size=1024)))
-    starts = x[np.random.default_rng(0).permutation(len(x))[:N_START]]
-    return replace(emulator, known=replace(known, density=density, typical=typical, starts=starts)), curves
+    return replace(emulator, known=known.around(x)), curves

@@ -267,38 +267,60 @@ def from_spectrum(
         ...     emulator.features, stars.packed, none, spread, jnp.zeros((400, 2)), jnp.zeros(2), jnp.eye(2))
         >>> told[0].shape
         (400, 2)
-
-    Source: Levenberg 1944, Quarterly of Applied Mathematics 2, 164; Marquardt 1963, SIAM J. Appl. Math. 11, 431.
     """
 
     def one(packed: PackedSpectrum, x: Array, extra: Array) -> tuple[Array, Array, Array, Array]:
         sums = moments(packed, jnp.zeros(()), n_feature)
         whole = replace(sums, gram=sums.gram + extra * spread)  # E[w w'], not E[w] E[w]'
-        x = climbed(whole, x)
+        x = climbed(features, whole, x, centre, wide)
         if not features.known:
             doubt = features.doubt(x)
             sums, whole = (without(each, doubt) for each in (sums, whole))
-            x = climbed(whole, x)
+            x = climbed(features, whole, x, centre, wide)
         return x, features.of(x), features.slope(x), jnp.asarray(sums.gram)
-
-    def climbed(found: Moments, x: Array) -> Array:
-        def cost(x: Array) -> Array:
-            phi, off = features.of(x), x - centre
-            return found.square - 2.0 * found.cross @ phi + phi @ found.gram @ phi + off @ wide @ off
-
-        def step(state: tuple[Array, Array, Array], _: Any) -> tuple[tuple[Array, Array, Array], None]:
-            x, here, damp = state
-            phi, slope = features.of(x), features.slope(x)
-            curve = slope.T @ found.gram @ slope + wide
-            pull = slope.T @ (found.cross - found.gram @ phi) - wide @ (x - centre)
-            there = x + jnp.linalg.solve(curve + damp * jnp.diag(jnp.diagonal(curve)), pull)
-            new = cost(there)
-            better = new <= here
-            kept = (jnp.where(better, there, x), jnp.where(better, new, here))
-            return (*kept, jnp.where(better, 0.1 * damp, 10.0 * damp)), None
-
-        (x, _, _), _ = jax.lax.scan(step, (x, cost(x), jnp.asarray(1e-3)), None, length=GAUSS_NEWTON)
-        return x
 
     n_feature = jax.eval_shape(features.of, start[0]).shape[0]
     return jax.vmap(one)(packed, start, doubt)
+
+
+def climbed(features: Any, found: Moments, x: Array, centre: Array, wide: Array) -> Array:
+    """The likeliest labels of one star whose spectrum is told by its sums.
+
+    Args:
+        features: phi.
+        found: of the spectrum.
+        x: labels to begin with, (n_label,).
+        centre, wide: mean and precision of the population.
+
+    Returns:
+        (n_label,).
+
+    Errors:
+        None.
+
+    Example:
+        >>> none = jnp.zeros(())
+        >>> found = Moments(jnp.diag(jnp.array([0.0, 4.0, 0.0])), jnp.array([0.0, 8.0, 0.0]), none, none)
+        >>> climbed(Quadratic(), found, jnp.zeros(1), jnp.zeros(1), jnp.zeros((1, 1))).round(3).tolist()
+        [2.0]
+
+    Source: Levenberg 1944, Quarterly of Applied Mathematics 2, 164; Marquardt 1963, SIAM J. Appl. Math. 11, 431.
+    """
+
+    def cost(x: Array) -> Array:
+        phi, off = features.of(x), x - centre
+        return found.square - 2.0 * found.cross @ phi + phi @ found.gram @ phi + off @ wide @ off
+
+    def step(state: tuple[Array, Array, Array], _: Any) -> tuple[tuple[Array, Array, Array], None]:
+        x, here, damp = state
+        phi, slope = features.of(x), features.slope(x)
+        curve = slope.T @ found.gram @ slope + wide
+        pull = slope.T @ (found.cross - found.gram @ phi) - wide @ (x - centre)
+        there = x + jnp.linalg.solve(curve + damp * jnp.diag(jnp.diagonal(curve)), pull)
+        new = cost(there)
+        better = new <= here
+        kept = (jnp.where(better, there, x), jnp.where(better, new, here))
+        return (*kept, jnp.where(better, 0.1 * damp, 10.0 * damp)), None
+
+    (x, _, _), _ = jax.lax.scan(step, (x, cost(x), jnp.asarray(1e-3)), None, length=GAUSS_NEWTON)
+    return x

@@ -183,10 +183,15 @@ class LastLayer:
         return ((star.seen - star.r @ features) ** 2).sum() + jnp.asarray(star.rest)
 
 
-def last_layer(features: np.ndarray, flux: np.ndarray, ridge: float) -> LastLayer:
+def last_layer(features: np.ndarray, flux: np.ndarray, ridge: float, spread: np.ndarray | None = None) -> LastLayer:
     """The posterior of the weights in closed form, and the noise from what is left over.
 
-        U = (Phi' Phi + ridge I)^-1,  mean = U Phi' Y,  S = (Y - Phi mean)' (Y - Phi mean) / (n_star - n_feature)
+        U = (Phi' Phi + C + ridge I)^-1,   mean = U Phi' Y,
+        S = ((Y - Phi mean)' (Y - Phi mean) + mean' C mean) / (n_star - n_feature)
+
+    Where features are known as N(Phi_i, C_i), of labels that have errors, C is the sum of the C_i, and this a step of
+    expectation maximisation. Without it, what is left over looks smaller along the weights than it is: the expected
+    features were told by these very spectra.
 
     S holds all that labels do not explain: photon noise, its correlation from pixel to pixel, and what stars of equal
     labels differ in. It is estimated once for all spectra, and taken as known.
@@ -195,6 +200,7 @@ def last_layer(features: np.ndarray, flux: np.ndarray, ridge: float) -> LastLaye
         features: Phi, (n_star, n_feature), of order one.
         flux: Y, (n_star, n_pix), nothing missing; at least n_pix + n_feature stars.
         ridge: prior precision of a weight in units of its pixel's noise variance.
+        spread: C, (n_feature, n_feature); None where features are exact.
 
     Returns:
         The layer.
@@ -212,9 +218,11 @@ def last_layer(features: np.ndarray, flux: np.ndarray, ridge: float) -> LastLaye
 
     Source: conjugate multivariate regression, e.g. Gelman et al., Bayesian Data Analysis, section 15.
     """
-    spread = np.linalg.inv(features.T @ features + ridge * np.eye(features.shape[1]))
-    mean = spread @ (features.T @ flux)
+    n_feature = features.shape[1]
+    more = np.zeros((n_feature, n_feature)) if spread is None else spread
+    within = np.linalg.inv(features.T @ features + more + ridge * np.eye(n_feature))
+    mean = within @ (features.T @ flux)
     left = flux - features @ mean
-    noise = left.T @ left / (len(flux) - features.shape[1])
+    noise = (left.T @ left + mean.T @ more @ mean) / (len(flux) - n_feature)
     np.linalg.cholesky(noise)  # here rather than with the first star
-    return LastLayer(spread, mean, noise)
+    return LastLayer(within, mean, noise)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, multivariate_normal
 
+import hbcal.emulator.noisy_labels as noisy_labels
+import hbcal.emulator.train_full as train_full
 from hbcal import HbcalError
 from hbcal.emulate import emulate
 from hbcal.emulator.base import SOFTENING, median_of, stretched, stretched_whole
@@ -211,3 +213,24 @@ def test_a_gap_does_not_move_the_unit(trained, bend):
     assert bend == 0.0 or np.quantile(without, 0.9) > 0.02  # planted: the median of what is left
     assert np.isnan(told[7]).all()
     np.testing.assert_array_equal(np.isnan(told), np.isnan(gap))
+
+
+def noisy(spectra, seed=3):
+    """Labels with errors of 0.3 of their scatter, and a fifth of those of fe_h missing."""
+    rng, err = np.random.default_rng(seed), np.array([150.0, 0.09])
+    labels = spectra.labels + err * rng.normal(size=spectra.labels.shape)
+    labels[rng.random(len(labels)) < 0.2, 1] = np.nan
+    return replace(spectra, labels=labels, labels_err=np.broadcast_to(err, labels.shape).copy())
+
+
+@pytest.mark.parametrize("defect", [False, True])
+def test_errors_of_training_labels_do_not_make_posteriors_narrow(tmp_path, monkeypatch, defect):
+    """Judged by true labels, which the errors of those reported do not hide."""
+    if defect:  # E[phi] taken for phi: noise is then least where spectra themselves have told the labels
+        monkeypatch.setattr(train_full, "last_layer", lambda phi, y, ridge, spread: last_layer(phi, y, ridge))
+        monkeypatch.setattr(noisy_labels, "ROUNDS", 1)
+    emulator = train_emulator(noisy(world(2000, 0)), tmp_path / "model", method="quadratic", noise="correlated")
+    fresh = world(N_TEST, 1)
+    told = summary(label_spectra(emulator, fresh, fast=True), fresh.labels, np.zeros_like(fresh.labels))
+    right = all(holds(each["within_68"], 0.683) and holds(each["within_95"], 0.954) for each in told.values())
+    assert right != defect, told
