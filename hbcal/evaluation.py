@@ -168,7 +168,8 @@ def evaluate(labels: str | Path, truth: str | Path, out: str | Path) -> dict[str
     check_truth(known, names, truth.name)
     found, rows = found.isel(star=rows >= 0).sel(label=names, label_2=names), rows[rows >= 0]
     true, err = (np.stack([table[name][rows] for name in names], axis=1) for table in (known.labels, known.labels_err))
-    trusted = ~found["flag"].to_numpy()
+    flag = found["flag"].to_numpy()
+    trusted = ~flag if flag.dtype == bool else flag == ""  # `hbcal apply` says in words which label has no answer
     result: dict[str, Any] = {
         "n_star": len(rows), "n_flagged": int((~trusted).sum()), "reasons": list(iter_reasons(found)),
         "all": summary(found, true, err),

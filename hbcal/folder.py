@@ -245,6 +245,32 @@ def write_text(path: Path, text: str) -> None:
     beside.replace(path)
 
 
+def put(beside: Path, path: Path) -> None:
+    """Give a file that is written its name: what has that name is complete, even after the power fails.
+
+    Args:
+        beside: the file, closed.
+        path: what it is to be called, in the same folder.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        OSError when the disk says no.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as d:
+        ...     _ = (Path(d) / "x.part").write_text("all")
+        ...     put(Path(d) / "x.part", Path(d) / "x")
+        ...     sorted(p.name for p in Path(d).iterdir())
+        ['x']
+    """
+    with beside.open("rb") as handle:
+        os.fsync(handle.fileno())
+    beside.replace(path)
+
+
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write arrays so that the file is either complete or absent.
 

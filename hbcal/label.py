@@ -14,6 +14,7 @@ from arviz_stats.base import array_stats
 
 import hbcal
 from hbcal._typing import Array
+from hbcal.catalogue.label_schema import usual_unit
 from hbcal.catalogue.label_tables import KnownLabels
 from hbcal.catalogue.values import rows_of
 from hbcal.emulator.base import DARK, Emulator, Known, sharing
@@ -46,12 +47,6 @@ WORST = 5e-3  # of unseen training spectra: larger misfits are one
 LEVELS = np.array([0.025, 0.1587, 0.5, 0.8413, 0.975])  # quantiles that are always kept
 MOST = 100  # draws of a star that nuisances are told from
 NONE = Nuisances()
-UNITS = {
-    "teff": "K",
-    **dict.fromkeys(("vmic", "vmicro", "vmac", "vmacro", "vbroad", "vsini", "vrad", "rv"), "km/s"),
-    **dict.fromkeys(("a_v", "av", "a_k", "a_g", "e_bv", "ebv", "e_bp_rp"), "mag"),
-    **dict.fromkeys(("age", "mass", "radius", "lum", "luminosity", "distance", "parallax", "numax", "dnu"), ""),
-}  # as they are written most often, or none where habits differ; all other labels: dex
 
 
 def label_spectra(
@@ -395,6 +390,6 @@ def _dataset(
         coords["nuisance"] = list(emulator.names)
     attrs = {
         "hbcal": hbcal.__version__, "method": "importance sampling, PSIS" if fast else "NUTS",
-        "units": ", ".join(UNITS.get(label.lower(), "dex") for label in labels),
+        "units": ", ".join(usual_unit(label) for label in labels),
     }  # fmt: skip
     return xr.Dataset(data, coords, attrs)

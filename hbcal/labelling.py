@@ -6,7 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -21,9 +21,9 @@ from hbcal._errors import HbcalError, some
 from hbcal.catalogue.label_tables import KnownLabels, read_known, read_prior
 from hbcal.catalogue.read import sha256
 from hbcal.emulator.base import Emulator
-from hbcal.emulator.files import MODEL, load_emulator
+from hbcal.emulator.files import MODEL, about_emulator, load_emulator
 from hbcal.emulator.nuisances import Nuisances, with_nuisances
-from hbcal.folder import check_file, write_text
+from hbcal.folder import check_file, locked, put, write_text
 from hbcal.label import BATCH, NONE, as_trained, label_spectra
 from hbcal.spectra.container import Spectra, agreeing, join
 from hbcal.spectra.formats import iter_any
@@ -107,7 +107,9 @@ def label_files(
         400
     """
     out, paths = Path(out), [Path(file) for file in files]
-    check_file(out, [".nc"], overwrite=overwrite)
+    pieces = out.with_name(f".{out.name}.pieces")
+    # a labelling that was killed between the last two steps left both: they are taken once more
+    check_file(out, [".nc"], overwrite=overwrite or (resume and pieces.is_dir()))
     trained, digest = load_emulator(Path(emulator)), sha256(Path(emulator) / MODEL)
     with_nuisances(trained, nuisances)  # refused before anything is written
     labels_of = trained.known.label_names
@@ -115,7 +117,9 @@ def label_files(
         fast, keep_draws, nuisances, read_prior(Path(prior), labels_of) if prior is not None else None,
         read_known(Path(known), labels_of) if known is not None else None,
     )  # fmt: skip
-    pieces = out.with_name(f".{out.name}.pieces")
+    narrow = about_emulator(Path(emulator)).get("failures", [])
+    for text in narrow:
+        progress(f"warning: the emulator failed its own test, and its labels are to be mistrusted: {text}")
     mark = {
         "hbcal": hbcal.__version__, "emulator": _state(Path(emulator) / MODEL),
         "spectra": [_state(file) for file in paths], "fast": fast, "seed": seed, "keep_draws": keep_draws,
@@ -127,29 +131,32 @@ def label_files(
     first = next(spectra_of)
     as_trained(trained.known, first.take(slice(1)))  # refused before anything is written
     n_known = _count_known(asked.known, paths, str(known))
-    begun = _begin(pieces, mark, resume=resume, overwrite=overwrite)
-    n_done = 0
-    for at, spectra in enumerate(chain([first], spectra_of)):
-        n_done += len(spectra.star)
-        piece = pieces / f"{at:06d}.nc"
-        if not piece.exists():
-            _write(_labelled(trained, spectra, (seed, at), asked), piece)
-        progress(f"labelling: {n_done} spectra")
-    attrs = {
-        "emulator": str(emulator), "emulator_sha256": digest, "seed": seed, "begun": begun,
-        "spectra": ", ".join(str(file) for file in files),
-        "prior": str(prior or "training stars"), "known": f"{known}: {n_known} spectra" if known is not None else "",
-        "nuisances": json.dumps(asdict(nuisances)) if nuisances.some else "",
-    }  # fmt: skip
-    written = _join(sorted(pieces.glob("*.nc")), attrs, out)
-    shutil.rmtree(pieces)
+    pieces.mkdir(exist_ok=True)
+    with locked(pieces):
+        begun = _begin(pieces, mark, resume=resume, overwrite=overwrite)
+        n_done = 0
+        for at, spectra in enumerate(chain([first], spectra_of)):
+            n_done += len(spectra.star)
+            piece = pieces / f"{at:06d}.nc"
+            if not piece.exists():
+                _write(_labelled(trained, spectra, (seed, at), asked), piece)
+            progress(f"labelling: {n_done} spectra")
+        attrs = {
+            "emulator": str(emulator), "emulator_sha256": digest, "emulator_failures": "; ".join(narrow), "seed": seed,
+            "begun": begun, "spectra": ", ".join(str(file) for file in files),
+            "prior": str(prior or "training stars"),
+            "known": f"{known}: {n_known} spectra" if known is not None else "",
+            "nuisances": json.dumps(asdict(nuisances)) if nuisances.some else "",
+        }  # fmt: skip
+        written = _join(sorted(pieces.glob("*.nc")), attrs, out)
+        shutil.rmtree(pieces)
     return written
 
 
 def _pieces(files: Sequence[Path]) -> Iterator[Spectra]:
     """Equally long pieces, whatever the files are cut into."""
     held: list[Spectra] = []
-    for part in agreeing(iter_any(files)):
+    for part in agreeing((name, _unlabelled(part)) for name, part in iter_any(files)):
         held.append(part)
         while sum(len(each.star) for each in held) >= PIECE:
             whole = join(held)
@@ -157,6 +164,11 @@ def _pieces(files: Sequence[Path]) -> Iterator[Spectra]:
             held = [whole.take(slice(PIECE, None))]
     if held and (rest := join(held)).star.size:
         yield rest
+
+
+def _unlabelled(spectra: Spectra) -> Spectra:
+    """What some files know of their stars, and others do not, is not asked."""
+    return replace(spectra, labels=spectra.labels[:, :0], labels_err=spectra.labels_err[:, :0], label_names=())
 
 
 def _labelled(emulator: Emulator, spectra: Spectra, seed: tuple[int, int], asked: Asked) -> xr.Dataset:
@@ -168,7 +180,7 @@ def _count_known(known: KnownLabels | None, files: Sequence[Path], name: str) ->
     if known is None:
         return 0
     there = set(known.star[np.isfinite(known.value + known.err).any(axis=1)].tolist())
-    n = sum(str(star) in there for part in agreeing(iter_any(files)) for star in part.star.tolist())
+    n = sum(str(star) in there for _, part in iter_any(files) for star in part.star.tolist())
     if not n:
         raise HbcalError(
             f"None of the {len(there)} star(s) of {Path(name).name}, such as {some(known.star, 1)}, has a spectrum: "
@@ -199,8 +211,9 @@ def _begin(pieces: Path, mark: dict[str, Any], *, resume: bool, overwrite: bool)
                 "anew with --overwrite and without --resume."
             )
         return str(was["begun"])
-    shutil.rmtree(pieces, ignore_errors=True)
-    pieces.mkdir()
+    for path in pieces.iterdir():
+        if path.name != ".lock":
+            path.unlink()
     begun = datetime.now(UTC).isoformat(timespec="seconds")
     write_text(stated, json.dumps(mark | {"begun": begun}))
     return begun
@@ -222,12 +235,13 @@ def _join(pieces: Sequence[Path], attrs: dict[str, Any], out: Path) -> Written:
                     if "star" in variable.dimensions:
                         whole.variables[name][rows] = variable[...]
                 n, n_flagged, reasons = rows.stop, n_flagged + int(told["flag"].sum()), reasons + _count(told)
-    beside.replace(out)
+    put(beside, out)
     return Written(n, n_flagged, tuple(_phrases(reasons)))
 
 
 def _count(labels: xr.Dataset) -> Counter[str]:
-    return Counter(word for text in labels["reason"].to_numpy() for word in str(text).split(", ") if word)
+    texts = labels["reason" if "reason" in labels else "flag"].to_numpy()  # `hbcal apply` has the words in flag
+    return Counter(word for text in texts for word in str(text).split(", ") if word)
 
 
 def _phrases(counted: Counter[str]) -> Iterator[str]:
@@ -238,7 +252,7 @@ def _write(labels: xr.Dataset, path: Path) -> None:
     """Complete or absent."""
     beside = path.with_name(path.name + ".part")
     labels.to_netcdf(beside, engine="h5netcdf")
-    beside.replace(path)
+    put(beside, path)
 
 
 def iter_reasons(labels: xr.Dataset) -> Iterator[str]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from hbcal import __version__
 from hbcal._errors import HbcalError, closest, some
+from hbcal.catalogue.read import sha256
 from hbcal.emulator.autoregressive import AutoregressiveEmulator
 from hbcal.emulator.base import MOST_MISSING, Emulator, Known, population_of, stretched
 from hbcal.emulator.choose import SEEN_AT, as_seen, method_for, noise_of, noiseless
@@ -35,7 +36,7 @@ from hbcal.spectra.container import Spectra
 from hbcal.spectra.formats import read_any
 from hbcal.spectra.normalise import normalised
 from hbcal.spectra.pixels import mostly_there, within
-from hbcal.training_stars import chosen, exact_labels, refuse_alike, uneven, usable, with_labels
+from hbcal.training_stars import chosen, exact_labels, refuse_alike, same_sky, uneven, usable, with_labels
 from hbcal.unseen import MANY, failures, labelled_apart, told_by, with_spread, with_usual
 
 SETTINGS = NetworkSettings()
@@ -118,9 +119,12 @@ def train_emulator(
     if noise not in NOISE:
         raise HbcalError(f"There is no noise {noise!r} of an emulator{closest(noise, NOISE)}.")
     meta = (meta,) if isinstance(meta, str) else tuple(meta)
+    made_of: list[Path] = []
     if not isinstance(spectra, Spectra):
-        spectra = read_any([Path(file) for file in spectra])
+        made_of = [Path(file) for file in spectra]
+        spectra = read_any(made_of)
     if labels is not None:
+        made_of.append(Path(labels))
         spectra, text = with_labels(spectra, Path(labels))
         say(text)
     if label_names:
@@ -159,7 +163,10 @@ def train_emulator(
         refuse_alike(beside, meta)
     for reason, n in left_out.items():
         say(f"left out: {n}, {reason}")
-    split = _split(len(spectra.star), seed, 0.0 if method == "process" else UNSEEN)
+    star = same_sky(spectra)
+    if n_more := len(star) - len(np.unique(star)):
+        say(f"{n_more} spectra are of stars that have another, within 2 arcsec: they are fitted, or not, together")
+    split = _split(star, seed, 0.0 if method == "process" else UNSEEN)
     if method == "process" and len(split.fit) > MOST_STARS:
         raise HbcalError(
             f"{len(split.fit)} training stars are too many for Gaussian processes, which take {MOST_STARS}: use "
@@ -225,19 +232,20 @@ def train_emulator(
             found = label_spectra(emulator, aside, fast=True, keep_draws=True, weighted=True)
         emulator = narrow = with_usual(emulator, found)
         tempered = method == "process" or (noise == "correlated" and method == "network")
-        told = {} if tempered else told_by(emulator, seen, split.test)
-        narrowly = failures(told)
+        alone = np.concatenate([split.unseen, split.test])  # nothing is fitted to them unless posteriors are widened
+        told = {} if tempered else told_by(emulator, seen, alone)
+        narrowly, n_told = failures(told), len(alone)
         if tempered or narrowly:
             emulator = with_spread(narrow, found, aside, many=many)
-            told = told_by(emulator, seen, split.test)
+            told, n_told = told_by(emulator, seen, split.test), len(split.test)
             if some_unseen:  # told by stars that set nothing; kept is what all set
-                aside = seen.take(np.concatenate([split.unseen, split.test]))
+                aside = seen.take(alone)
                 found = label_spectra(narrow, aside, fast=True, keep_draws=True, weighted=True)
                 emulator = with_spread(narrow, found, aside, many=many)
         wider = dict(zip(known.label_names, np.exp(np.asarray(emulator.known.spread)[0]).tolist(), strict=True))
         say("sd of labels, as unseen stars ask for, times " + ", ".join(f"{x:.2f} ({n})" for n, x in wider.items()))
         for label, each in told.items():
-            say(f"test, {len(split.test)} stars, {label}: " + ", ".join(f"{k} {v:.4g}" for k, v in each.items()))
+            say(f"test, {n_told} stars, {label}: " + ", ".join(f"{k} {v:.4g}" for k, v in each.items()))
         amiss = failures(told)
         if amiss or narrowly:
             text = (
@@ -250,6 +258,7 @@ def train_emulator(
         about = mark | {
             "failures": amiss, "failures_before": narrowly, "sd_times": wider,
             "left_out": left_out, "n_star": {k: len(v) for k, v in vars(split).items()}, "test": told,
+            "files": {str(file): sha256(file) if file.is_file() else "" for file in made_of},
             "versions": {"python": platform.python_version(), "jax": jax.__version__}, "machine": platform.machine(),
         }  # fmt: skip
         known = replace(emulator.known, normalise=normalise)  # from here on labelling does it
@@ -259,11 +268,16 @@ def train_emulator(
     return emulator
 
 
-def _split(n_star: int, seed: int, unseen: float) -> Split:
-    """All stars in three parts; `unseen` is the share that tempers an emulator."""
-    order = np.random.default_rng([seed, 17]).permutation(n_star)
-    n_unseen, n_test = round(unseen * n_star), round(TEST * n_star)
-    return Split(order[n_unseen + n_test :], order[:n_unseen], order[n_unseen : n_unseen + n_test])
+def _split(star: np.ndarray, seed: int, unseen: float) -> Split:
+    """All spectra in three parts, those of one star in one; `unseen` is the share that tempers an emulator."""
+    place = np.argsort(np.random.default_rng([seed, 17]).permutation(len(star)))
+    first = np.full(star.max(initial=-1) + 1, len(star))
+    np.minimum.at(first, star, place)
+    order = np.lexsort((place, first[star]))
+    ends = np.flatnonzero(np.diff(star[order], append=-1)) + 1  # where a star's spectra end
+    cut = [0 if not n else int(ends[np.searchsorted(ends, n)]) for n in
+           (round(unseen * len(star)), round(unseen * len(star)) + round(TEST * len(star)))]  # fmt: skip
+    return Split(order[cut[1] :], order[: cut[0]], order[cut[0] : cut[1]])
 
 
 def _labels(spectra: Spectra, split: Split, noise: str) -> tuple[Known, np.ndarray, np.ndarray, np.ndarray]:

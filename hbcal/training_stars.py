@@ -16,6 +16,7 @@ from hbcal.emulator.choose import LEAST
 from hbcal.evaluation import check_truth, read_truth
 from hbcal.spectra.container import Spectra
 
+APART = 2.0  # arcsec: positions of one star's spectra; fibres are as wide, or wider
 BRIGHT = 0.2  # scatter of ln median flux: spectra that differ so much in level are seldom normalised
 
 
@@ -85,6 +86,38 @@ def chosen(spectra: Spectra, names: Sequence[str]) -> Spectra:
     return replace(
         spectra, labels=spectra.labels[:, at], labels_err=spectra.labels_err[:, at], label_names=tuple(names)
     )  # fmt: skip
+
+
+def same_sky(spectra: Spectra) -> np.ndarray:
+    """Which spectra are of one star: within two arcseconds of each other, where the files know where stars are.
+
+    Args:
+        spectra: whose meta may have ``ra`` and ``dec``, degrees.
+
+    Returns:
+        A number per spectrum, (n_star,), the same for spectra of one star.
+
+    Errors:
+        None.
+
+    Example:
+        >>> one = np.ones((3, 2))
+        >>> sky = np.array([[10.0, 60.0], [10.0, 60.0002], [10.0, -60.0]])
+        >>> spectra = Spectra(one[0], one, one, np.array(["a", "b", "c"]), one, one, ("x", "y"), sky, ("ra", "dec"))
+        >>> same_sky(spectra).tolist()
+        [0, 0, 1]
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import KDTree
+
+    ra, dec = np.radians(spectra.about("ra")), np.radians(spectra.about("dec"))
+    somewhere = np.flatnonzero(np.isfinite(ra + dec))
+    at = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)[somewhere]
+    pairs = somewhere[KDTree(at).query_pairs(np.radians(APART / 3600.0), output_type="ndarray")] if len(at) else at
+    n = len(ra)
+    links = coo_array((np.ones(len(pairs)), tuple(pairs.reshape(-1, 2).T.astype(int))), shape=(n, n))
+    return np.asarray(connected_components(links, directed=False)[1])
 
 
 def refuse_alike(beside: np.ndarray, meta: Sequence[str]) -> None:

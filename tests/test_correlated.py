@@ -16,6 +16,7 @@ from hbcal import HbcalError, calibrate, simulate
 from hbcal.catalogue.observe import observe
 from hbcal.correlated import correlated
 from hbcal.design import prepare
+from hbcal.evaluation import evaluate
 from hbcal.programs.crosscal import crosscal
 from hbcal.programs.crosscal_correlated import crosscal_correlated, draw_coefficients
 from hbcal.recipe import parse_recipe
@@ -238,6 +239,17 @@ def test_a_fitted_correlation_goes_out_too(run, sky, tmp_path):
     )
     fitted = float(run.posterior["correlation"].sel(survey="b", label="teff", label_2="fe_h").mean())
     assert noise == pytest.approx(fitted, abs=0.1)
+
+
+def test_what_apply_writes_can_be_evaluated(run, sky, tmp_path):
+    target_file(sky, "a", tmp_path / "a.csv", {})
+    applied = run.apply(tmp_path / "a.csv", "a")
+    write_applied(applied, tmp_path / "a.nc")
+    truth = pd.DataFrame({"star": applied.star, "teff": applied.value[:, list(applied.labels).index("teff")]})
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    told = evaluate(tmp_path / "a.nc", tmp_path / "truth.csv", tmp_path / "report")
+    assert told["n_flagged"] == 0
+    assert told["trusted"]["teff"]["rms"] < 1e-6
 
 
 def test_what_apply_writes_can_be_calibrated(run, sky, tmp_path):

@@ -134,7 +134,17 @@ def test_noise_around_zero_is_the_largest_misfit_not_a_missing_pixel(tiny_emulat
 
 @pytest.mark.parametrize(
     ("label", "unit"),
-    [("teff", "K"), ("TEFF", "K"), ("vmicro", "km/s"), ("Vsini", "km/s"), ("Mg", "dex"), ("A_V", "mag"), ("age", "")],
+    [
+        ("teff", "K"),
+        ("TEFF", "K"),
+        ("prot", ""),
+        ("mg_fe", "dex"),
+        ("vmicro", "km/s"),
+        ("Vsini", "km/s"),
+        ("Mg", "dex"),
+        ("A_V", "mag"),
+        ("age", ""),
+    ],
 )
 def test_labels_have_their_units_however_they_are_spelt(tiny_emulator, fresh, label, unit):
     known = replace(tiny_emulator.known, label_names=(label, "fe_h"))
@@ -195,6 +205,42 @@ def test_pieces_joined_on_disk_are_what_they_are_in_memory(tiny_emulator, tiny_s
 def test_a_star_in_two_files_is_refused(files):
     with pytest.raises(HbcalError, match="600 star"):
         label_files(files / "model", [files / "6.npz", files / "6.npz"], files / "out.nc", fast=True)
+
+
+def test_an_emulator_that_failed_says_so_in_its_labels(files, tiny_emulator):
+    why = "68.3% intervals of teff hold 40% of 900 stars"
+    save_emulator(tiny_emulator, files / "narrow", {"failures": [why]})
+    said = []
+    label_files(files / "narrow", [files / "6.npz"], files / "out.nc", fast=True, progress=said.append)
+    assert any("failed its own test" in text and why in text for text in said)
+    assert xr.load_dataset(files / "out.nc", engine="h5netcdf").attrs["emulator_failures"] == why
+    label_files(files / "model", [files / "6.npz"], files / "well.nc", fast=True, progress=said.append)
+    assert xr.load_dataset(files / "well.nc", engine="h5netcdf").attrs["emulator_failures"] == ""
+
+
+def test_two_labellings_of_one_file_do_not_meet(files):
+    def again(text):
+        with pytest.raises(HbcalError, match="in use by a running"):
+            label_files(files / "model", [files / "6.npz"], files / "out.nc", fast=True, resume=True)
+        with pytest.raises(HbcalError, match="in use by a running"):
+            label_files(files / "model", [files / "6.npz"], files / "out.nc", fast=True, overwrite=True)
+
+    assert label_files(files / "model", [files / "6.npz"], files / "out.nc", fast=True, progress=again).n_star == N
+
+
+def test_what_was_killed_before_it_cleared_up_is_finished(files, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(hbcal.labelling.shutil, "rmtree", lambda *args, **more: None)
+        label_files(files / "model", [files / "6.npz"], files / "out.nc", fast=True)
+    label_files(files / "model", [files / "6.npz"], files / "out.nc", fast=True, resume=True)
+    assert not (files / ".out.nc.pieces").exists()
+    assert xr.load_dataset(files / "out.nc", engine="h5netcdf").sizes["star"] == N
+
+
+def test_files_with_and_without_labels_go_together(files, tiny_spectra):
+    bare = replace(tiny_spectra(N, 8), labels=np.empty((N, 0)), labels_err=np.empty((N, 0)), label_names=())
+    write_spectra(bare, files / "8.npz")
+    assert label_files(files / "model", [files / "6.npz", files / "8.npz"], files / "out.nc", fast=True).n_star == 2 * N
 
 
 KILLED = """

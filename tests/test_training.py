@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hbcal import HbcalError
+from hbcal import HbcalError, training
+from hbcal.catalogue.read import sha256
 from hbcal.cli import main
 from hbcal.emulate import emulate
 from hbcal.emulator.files import ABOUT, MODEL, about_emulator, load_emulator
@@ -25,6 +26,7 @@ from hbcal.spectra.container import Spectra, read_spectra, write_spectra
 from hbcal.spectra.convert import wave_of
 from hbcal.spectra.pixels import within
 from hbcal.training import CoverageWarning, train_emulator
+from hbcal.training_stars import same_sky
 
 SMALL = NetworkSettings(n_dim=5, n_lead=2, n_net=2, hidden=16, train=TrainSettings(epochs=20, batch=64, every=2))
 
@@ -266,6 +268,28 @@ def test_coverage_is_told_in_bins_and_by_whatever_the_truth_holds(home, tmp_path
     told = evaluate(tmp_path / "x.nc", tmp_path / "truth.csv", tmp_path / "report")
     assert sum(name.startswith("g ") for name in told["bins"]) == 5
     assert told["bins"]["g 0 to 59.8"]["teff"]["n"] == 60
+
+
+def test_spectra_of_one_star_stay_together(tiny_spectra, tmp_path):
+    spectra = tiny_spectra(600, 3)
+    star = np.concatenate([np.arange(300), np.arange(300)])  # each twice
+    sky = np.stack([star * 1.1 % 360.0, star * 0.3 - 40.0], axis=1)
+    spectra = replace(spectra, meta=sky, meta_names=("ra", "dec"))
+    assert len(np.unique(same_sky(spectra))) == 300
+    split = training._split(same_sky(spectra), 0, 0.1)
+    parts = [set(star[rows].tolist()) for rows in (split.fit, split.unseen, split.test)]
+    assert sum(map(len, parts)) == 300 == len(set.union(*parts))
+    assert [len(rows) for rows in (split.unseen, split.test)] == [60, 30]
+    apart = training._split(np.arange(600), 0, 0.1)  # of stars seen once, what it always was
+    np.testing.assert_array_equal(apart.unseen, np.random.default_rng([0, 17]).permutation(600)[:60])
+    said = []
+    train_emulator(spectra, tmp_path / "model", method="quadratic", noise="independent", progress=said.append)
+    assert any(text.startswith("300 spectra are of stars that have another") for text in said)
+
+
+def test_an_emulator_knows_its_files(home, tmp_path):
+    train_emulator([home / "train.npz"], tmp_path / "model", method="quadratic", noise="independent")
+    assert about_emulator(tmp_path / "model")["files"] == {str(home / "train.npz"): sha256(home / "train.npz")}
 
 
 def test_an_emulator_whose_intervals_fail_exits_with_3(home, monkeypatch, capsys):

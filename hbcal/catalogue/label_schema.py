@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -14,6 +15,14 @@ from hbcal._errors import HbcalError
 from hbcal.catalogue.read import Columns
 from hbcal.recipe import DataSpec, MeasurementSpec, Recipe
 from hbcal.recipe_spec import CorrelationSpec
+
+UNITS = {
+    "teff": "K",
+    **dict.fromkeys(("vmic", "vmicro", "vmac", "vmacro", "vbroad", "vsini", "vrad", "rv"), "km/s"),
+    **dict.fromkeys(("a_v", "av", "a_k", "a_g", "e_bv", "ebv", "e_bp_rp"), "mag"),
+    **dict.fromkeys(("age", "mass", "radius", "lum", "luminosity", "distance", "parallax", "numax", "dnu"), ""),
+}  # as they are written most often, or none where habits differ
+DEX = re.compile(r"logg|log_g|feh|mh|alpha.*|.*_(h|fe|m|mg)|[a-z][a-z]?")  # and of elements; of others none is known
 
 
 def schema_columns(path: Path) -> tuple[list[str], Any]:
@@ -59,7 +68,7 @@ def schema_columns(path: Path) -> tuple[list[str], Any]:
 
     def load(wanted: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
         with xr.open_dataset(path, engine="h5netcdf") as data:
-            data = data.load()
+            data = data[["value", "covariance", *more]].load()  # and no draws
         value, covariance = data["value"].to_numpy(), data["covariance"].to_numpy()
         variance = np.einsum("ill->il", covariance)
         if (variance < 0).any():
@@ -127,3 +136,23 @@ def as_wide(entry: DataSpec, names: list[str], recipe: Recipe) -> DataSpec:
     pairs = [(a, b) for a, b in combinations(labels, 2) if f"{a}_{b}_corr" in names]
     told = tuple(CorrelationSpec(entry.survey, pair, f"{pair[0]}_{pair[1]}_corr") for pair in pairs)
     return replace(entry, layout="wide", measurements=measured, correlations=told)
+
+
+def usual_unit(label: str) -> str:
+    """The unit in which a label is written most often.
+
+    Args:
+        label: its name, in small or capital letters.
+
+    Returns:
+        Empty where habits differ, or none is known.
+
+    Errors:
+        None.
+
+    Example:
+        >>> usual_unit("Teff"), usual_unit("mg_fe"), usual_unit("bp_rp")
+        ('K', 'dex', '')
+    """
+    label = label.lower()
+    return UNITS.get(label, "dex" if DEX.fullmatch(label) else "")

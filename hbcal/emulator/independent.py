@@ -24,6 +24,7 @@ from hbcal.numerics.pixel_layer import FEW, pixel_layer
 # are too small by sqrt((1 + r) / (1 - r)): 1.4 at 0.3. Below, mere resampling; XP lies far above.
 CORRELATED = 0.3
 MOST_PAIRS, MOST_ROWS = 400, 1500
+ALONG = 10  # pixels per weight
 
 
 def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndarray) -> float:
@@ -69,7 +70,7 @@ def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndar
     left = (y[half:] - phi[half:] @ layer.weights.T) / sd
     seen = np.isfinite(left)
     left = np.where(seen, left, 0.0)
-    if len(pixels) > 4 * n_feature:
+    if flux.shape[1] > ALONG * n_feature:  # of fewer, what smooth noise looks like would be taken out as well
         across = np.where(np.isfinite(layer.scatter)[:, None], layer.weights, 0.0)
         across, _ = np.linalg.qr(across / np.nanmedian(np.where(np.isfinite(sd), sd, np.nan), axis=0)[:, None])
         left = np.where(seen, left - (left @ across) @ across.T, 0.0)

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 
 from hbcal._errors import HbcalError, some
-from hbcal.spectra.container import Spectra
+from hbcal.spectra.container import Spectra, as_spectra
 from hbcal.spectra.fits_file import hdu_image, open_fits
 from hbcal.synthesis.marcs import read_name
 
 LABELS = ("teff", "logg", "m_h", "alpha_m")
 PHOENIX = ("PHXTEFF", "PHXLOGG", "PHXM_H", "PHXALPHA")
+EXACT = 5e-5  # error over flux: nobody observes at such S/N, and training takes the spectra as without noise
 Window = tuple[float, float]
 
 
 def read_marcs_fluxes(
-    files: Sequence[str | Path], wave_file: str | Path, *, window: Window = (0.0, np.inf), relative_err: float = 1e-3
+    files: Sequence[str | Path], wave_file: str | Path, *, window: Window = (0.0, np.inf), relative_err: float = EXACT
 ) -> Spectra:
     """Read MARCS surface fluxes (``.flx`` or ``.flx.gz``), with the labels that their names give.
 
@@ -61,7 +62,7 @@ def read_marcs_fluxes(
 
 
 def read_phoenix(
-    files: Sequence[str | Path], wave_file: str | Path, *, window: Window = (0.0, np.inf), relative_err: float = 1e-3
+    files: Sequence[str | Path], wave_file: str | Path, *, window: Window = (0.0, np.inf), relative_err: float = EXACT
 ) -> Spectra:
     """Read high-resolution PHOENIX spectra (``lte*.PHOENIX-ACES-AGSS-COND-2011-HiRes.fits``).
 
@@ -156,7 +157,7 @@ def _spectra(
     _, order = np.unique(wave[keep], return_index=True)
     flux = np.stack([flux[keep][order] for flux in fluxes])
     values = np.array(labels)
-    return Spectra(
-        wave[keep][order], flux, relative_err * flux, np.array([path.name for path in files]), values,
-        np.zeros_like(values), LABELS,
-    )  # fmt: skip
+    return as_spectra({
+        "wave": wave[keep][order], "flux": flux, "flux_err": relative_err * flux, "star": [path.name for path in files],
+        "labels": values, "labels_err": np.zeros_like(values), "label_names": LABELS,
+    }, "the grid")  # fmt: skip

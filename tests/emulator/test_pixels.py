@@ -139,6 +139,12 @@ def test_neighbours_tell_which_noise(world):
     assert abs(neighbours_correlate(seen.flux, seen.flux_err, seen.labels)) < 0.1
     smooth = seen.flux + 0.03 * np.random.default_rng(0).normal(size=(600, 60)).repeat(5, axis=1)
     assert neighbours_correlate(smooth, seen.flux_err, seen.labels) > 0.3
+    at = np.linspace(0.0, 1.0, 20)
+    root = np.linalg.cholesky(np.exp(-np.abs(np.subtract.outer(at, at)) / 0.2))
+    x = np.random.default_rng(9).normal(size=(900, 2))
+    few = 0.1 * np.random.default_rng(8).normal(size=(900, 20)) @ root.T  # as smooth as the lines
+    flux = 10.0 + few + x @ np.sin(np.outer([5.0, 9.0], at))
+    assert neighbours_correlate(flux, np.full(flux.shape, 0.1), x) > 0.3
     assert neighbours_correlate(seen.flux[:30], seen.flux_err[:30], seen.labels[:30]) == 0.0
 
 

@@ -7,6 +7,7 @@ import pytest
 from astropy.io import fits
 
 from hbcal._errors import HbcalError
+from hbcal.emulator.choose import noiseless
 from hbcal.synthesis.broaden import broaden
 from hbcal.synthesis.published import read_marcs_fluxes, read_phoenix
 
@@ -43,10 +44,19 @@ def test_marcs_fluxes(marcs):
     assert spectra.labels.tolist() == [[5000.0, 4.0, -0.5, 0.2], [4500.0, 4.5, 0.0, 0.0]]
     assert spectra.flux[1, 0] == 1.5e-101  # Fortran leaves the E of a three-digit exponent out
     assert spectra.flux[1, 1] == 2e6
-    np.testing.assert_allclose(spectra.flux_err[0], 1e-3 * spectra.flux[0])
+    np.testing.assert_allclose(spectra.flux_err[0], 5e-5 * spectra.flux[0])
+    assert noiseless(spectra)
     cut = read_marcs_fluxes(*marcs, window=(5002.5, 5006.0))
     assert cut.wave.tolist() == [5003.0, 5004.0, 5005.0, 5006.0]
     assert cut.flux.shape == (2, 4)
+
+
+def test_a_flux_of_nothing_is_missing(marcs):
+    paths, wave_file = marcs
+    paths[0].write_text("".join(f"{1e6 * (i > 2):12.5E}\n" for i in range(11)))
+    spectra = read_marcs_fluxes(paths, wave_file)
+    assert np.isnan(spectra.flux[0, :3]).all()
+    assert np.isfinite(spectra.flux_err).sum() == 19
 
 
 def test_phoenix(phoenix):
