@@ -13,7 +13,8 @@ import numpy as np
 import xarray as xr
 from scipy.stats import chi2 as chi_squared
 
-from hbcal._errors import HbcalError, some
+from hbcal._errors import HbcalError, closest, some
+from hbcal.catalogue.label_tables import in_usual_units
 from hbcal.catalogue.read import SENTINELS, Kind, column_names, read_columns
 from hbcal.catalogue.values import check_errors, refuse_repeats, rows_of
 from hbcal.figures import INK, SOFT, blank
@@ -71,7 +72,7 @@ def read_truth(path: Path) -> Truth:
     names = [] if path.suffix in STORES else column_names(path)
     if "star" not in names:
         if path.suffix not in STORES and not _of_spectra(path):
-            raise HbcalError(f"{path.name} has no column 'star': the truth is matched by it.")
+            raise HbcalError(f"{path.name} has no column 'star'{closest('star', names)}: stars are matched by it.")
         spectra = read_any([path])
         if not spectra.label_names:
             raise HbcalError(f"{path.name} has no labels: the truth needs them, with their names.")
@@ -79,7 +80,7 @@ def read_truth(path: Path) -> Truth:
         meta = {name: spectra.about(name) for name in spectra.meta_names}
         return Truth(spectra.star, columns(spectra.labels), columns(spectra.labels_err), meta)
     wanted: dict[str, Kind] = {name: "number" if name.endswith("_err") else "either" for name in names}
-    found = read_columns(path, wanted | {"star": "text"}, SENTINELS).values
+    found = in_usual_units(read_columns(path, wanted | {"star": "text"}, SENTINELS))
     refuse_repeats(found["star"], path.name)
     others = [name for name in names if name != "star" and found[name].dtype != object]
     errors = {name.removesuffix("_err"): found[name] for name in others if name.endswith("_err")}
@@ -157,21 +158,30 @@ def evaluate(labels: str | Path, truth: str | Path, out: str | Path) -> dict[str
         found = xr.load_dataset(labels, engine="h5netcdf")
     except (OSError, ValueError) as error:
         raise HbcalError(f"{labels} cannot be read as netCDF ({error}): write it again with hbcal label.") from None
+    if lacking := [name for name in ("star", "label", "value", "covariance", "flag") if name not in found]:
+        raise HbcalError(
+            f"{labels.name} is no file of labels, it lacks {some(lacking, 9)}: write one with hbcal label."
+        )
     known = read_truth(truth)
     rows = rows_of(found["star"].to_numpy(), known.star.tolist())
-    names = [str(name) for name in found["label"].to_numpy() if str(name) in known.labels]
+    asked = [str(name) for name in found["label"].to_numpy()]
+    names = [n for n in asked if n in known.labels and np.isfinite(known.labels[n][rows[rows >= 0]]).any()]
     if not (rows >= 0).any() or not names:
         raise HbcalError(
-            f"{labels.name} and {truth.name} share {int((rows >= 0).sum())} star(s) and the labels [{some(names, 9)}]: "
-            "nothing can be compared."
+            f"{labels.name} and {truth.name} share {int((rows >= 0).sum())} star(s), and of these values of the labels "
+            f"[{some(names, 9)}]: nothing can be compared. Ids are such as {some(found['star'].to_numpy(), 1)} and "
+            f"{some(known.star, 1)}; the labels are {some(asked, 9)} and {some(sorted(known.labels), 9)}."
         )
+    not_judged = [f"{name}{closest(name, sorted(known.labels))}" for name in asked if name not in names]
+    n_not = int((rows < 0).sum())
     check_truth(known, names, truth.name)
     found, rows = found.isel(star=rows >= 0).sel(label=names, label_2=names), rows[rows >= 0]
     true, err = (np.stack([table[name][rows] for name in names], axis=1) for table in (known.labels, known.labels_err))
     flag = found["flag"].to_numpy()
     trusted = ~flag if flag.dtype == bool else flag == ""  # `hbcal apply` says in words which label has no answer
     result: dict[str, Any] = {
-        "n_star": len(rows), "n_flagged": int((~trusted).sum()), "reasons": list(iter_reasons(found)),
+        "n_star": len(rows), "n_star_without_truth": n_not, "labels_without_truth": not_judged,
+        "n_flagged": int((~trusted).sum()), "reasons": list(iter_reasons(found)),
         "all": summary(found, true, err),
         "trusted": summary(found.isel(star=trusted), true[trusted], err[trusted]),
         "bins": _bins(found, true, err, names, {k: v[rows] for k, v in known.meta.items() if k not in names}),
@@ -219,7 +229,9 @@ def report_text(result: Mapping[str, Any]) -> str:
     shown = [kind for kind in COLUMNS if any(f"{kind}_68" in one for one in result["all"].values())]
     lines = [
         f"{result['n_star']} stars with known labels, {result['n_flagged']} flagged"
-        + (f" ({', '.join(result['reasons'])})" if result["reasons"] else ""),
+        + (f" ({', '.join(result['reasons'])})" if result["reasons"] else "")
+        + (f"; {n} stars without" if (n := result.get("n_star_without_truth")) else "")
+        + (f"; the truth lacks {', '.join(names)}" if (names := result.get("labels_without_truth")) else ""),
         "values less truth; z = that over sqrt(variance + truth's); shares of stars inside 68.3% and 95% intervals",
         f"{'stars':<32} {'label':<8} {'n':>6} {'median':>10} {'robust sd':>10} {'rms':>10} {'z sd':>5} {'68.3%':>6} "
         f"{'95%':>7}",

@@ -133,6 +133,7 @@ def label_spectra(
             del found["share"]
         if not keep_draws:  # many draws of many stars are gigabytes
             del found["off"]
+        found["there"] = np.isfinite(flux).mean(axis=1)
         parts.append({name: values[: len(spectra.star[rows])] for name, values in found.items()})
         progress(f"labelling: {min(first + batch, n)} of {n} spectra")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
@@ -348,7 +349,9 @@ def _dataset(
     usable, dark = why == "", why == DARK
     factor, value = np.broadcast_to(unit, mean.shape), centre + unit * mean
     outside = 1.0 - sharing(known.typical, found.get("density", np.zeros(0)))
-    rank = sharing(known.usual, found.get("chi2", np.zeros(0)))
+    # chi2 per pixel scatters with few pixels, as it did not in training
+    steady = np.minimum(1.0, 2.0 * found.get("there", np.zeros(0))) ** 0.5
+    rank = sharing(known.usual, 1.0 + steady * (found.get("chi2", np.zeros(0)) - 1.0))
     if n_star:
         factor = unit * np.exp(signs(rank, outside, mean) @ np.asarray(known.spread))
     core = factor * np.exp(np.asarray(known.tail)[1:])

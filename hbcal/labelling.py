@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -122,7 +123,7 @@ def label_files(
         progress(f"warning: the emulator failed its own test, and its labels are to be mistrusted: {text}")
     mark = {
         "hbcal": hbcal.__version__, "emulator": _state(Path(emulator) / MODEL),
-        "spectra": [_state(file) for file in paths], "fast": fast, "seed": seed, "keep_draws": keep_draws,
+        "spectra": [_state(file)[0] for file in paths], "fast": fast, "seed": seed, "keep_draws": keep_draws,
         "nuisances": asdict(nuisances), "prior": _state(Path(prior)) if prior is not None else None,
         "known": _state(Path(known)) if known is not None else None,
         "basis": _state(Path(nuisances.basis)) if nuisances.basis is not None else None,
@@ -134,12 +135,13 @@ def label_files(
     pieces.mkdir(exist_ok=True)
     with locked(pieces):
         begun = _begin(pieces, mark, resume=resume, overwrite=overwrite)
-        n_done = 0
+        n_done, done = 0, []
         for at, spectra in enumerate(chain([first], spectra_of)):
             n_done += len(spectra.star)
-            piece = pieces / f"{at:06d}.nc"
-            if not piece.exists():
-                _write(_labelled(trained, spectra, (seed, at), asked), piece)
+            done.append(pieces / f"{at:06d}.nc")
+            of = _digest(spectra)  # a file that was mended, somewhere, keeps the pieces that are as they were
+            if _made_of(done[-1]) != of:
+                _write(_labelled(trained, spectra, (seed, at), asked).assign_attrs(spectra_sha256=of), done[-1])
             progress(f"labelling: {n_done} spectra")
         attrs = {
             "emulator": str(emulator), "emulator_sha256": digest, "emulator_failures": "; ".join(narrow), "seed": seed,
@@ -148,7 +150,7 @@ def label_files(
             "known": f"{known}: {n_known} spectra" if known is not None else "",
             "nuisances": json.dumps(asdict(nuisances)) if nuisances.some else "",
         }  # fmt: skip
-        written = _join(sorted(pieces.glob("*.nc")), attrs, out)
+        written = _join(done, attrs, out)
         shutil.rmtree(pieces)
     return written
 
@@ -223,6 +225,7 @@ def _join(pieces: Sequence[Path], attrs: dict[str, Any], out: Path) -> Written:
     """One file of all pieces, complete or absent, with one of them in memory at a time."""
     beside = out.with_name(out.name + ".part")
     first = xr.load_dataset(pieces[0], engine="h5netcdf").assign_attrs(attrs)
+    first.attrs.pop("spectra_sha256", None)  # of the piece
     chunks = {str(name): {"chunksizes": first[name].shape} for name in first.variables if "star" in first[name].dims}
     first.to_netcdf(beside, engine="h5netcdf", unlimited_dims=["star"], encoding=chunks)
     n, n_flagged, reasons = first.sizes["star"], int(first["flag"].sum()), _count(first)
@@ -246,6 +249,23 @@ def _count(labels: xr.Dataset) -> Counter[str]:
 
 def _phrases(counted: Counter[str]) -> Iterator[str]:
     return (f"{n} {word}" for word, n in counted.most_common())
+
+
+def _digest(spectra: Spectra) -> str:
+    """Of what labels hang on."""
+    digest = hashlib.sha256(" ".join(spectra.star.tolist()).encode())
+    for array in (spectra.wave, spectra.flux, spectra.flux_err, spectra.meta, spectra.flux_corr):
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def _made_of(piece: Path) -> str:
+    """The digest of the spectra that a piece has the labels of; none of one that is not there, or torn."""
+    try:
+        with xr.open_dataset(piece, engine="h5netcdf") as told:
+            return str(told.attrs.get("spectra_sha256", ""))
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def _write(labels: xr.Dataset, path: Path) -> None:

@@ -36,7 +36,17 @@ from hbcal.spectra.container import Spectra
 from hbcal.spectra.formats import read_any
 from hbcal.spectra.normalise import normalised
 from hbcal.spectra.pixels import mostly_there, within
-from hbcal.training_stars import chosen, exact_labels, refuse_alike, same_sky, uneven, usable, with_labels
+from hbcal.training_stars import (
+    chosen,
+    exact_labels,
+    known_of_some,
+    refuse_alike,
+    refuse_empty,
+    same_sky,
+    uneven,
+    usable,
+    with_labels,
+)
 from hbcal.unseen import MANY, failures, labelled_apart, told_by, with_spread, with_usual
 
 SETTINGS = NetworkSettings()
@@ -153,8 +163,9 @@ def train_emulator(
         if n_seldom:
             spectra = normalised(raw, normalise) if normalise else raw  # by the pixels that labelling will see
             say(f"left out: {n_seldom} of {n_seldom + len(raw.wave)} pixels, which more than a tenth of the stars lack")
-    if text := exact_labels(spectra):
-        say(text)
+    for text in (exact_labels(spectra), known_of_some(spectra)):
+        if text:
+            say(text)
     spectra, left_out = usable(spectra, method, noise, meta)
     if noise == "independent":
         refuse_few_pixels(len(spectra.wave), len(spectra.label_names), method)
@@ -167,6 +178,7 @@ def train_emulator(
     if n_more := len(star) - len(np.unique(star)):
         say(f"{n_more} spectra are of stars that have another, within 2 arcsec: they are fitted, or not, together")
     split = _split(star, seed, 0.0 if method == "process" else UNSEEN)
+    refuse_empty(spectra.labels[split.fit], spectra.label_names)  # they set the scale
     if method == "process" and len(split.fit) > MOST_STARS:
         raise HbcalError(
             f"{len(split.fit)} training stars are too many for Gaussian processes, which take {MOST_STARS}: use "

@@ -17,6 +17,7 @@ from hbcal.evaluation import check_truth, read_truth
 from hbcal.spectra.container import Spectra
 
 APART = 2.0  # arcsec: positions of one star's spectra; fibres are as wide, or wider
+FEWEST = 10  # stars that a label is known of
 BRIGHT = 0.2  # scatter of ln median flux: spectra that differ so much in level are seldom normalised
 
 
@@ -243,11 +244,67 @@ def usable(spectra: Spectra, method: str, noise: str, meta: Sequence[str]) -> tu
             "--method quadratic."
         )
     kept = spectra.take(keep)
-    for l, name in enumerate(kept.label_names):
-        values = kept.labels[:, l]
-        if not np.isfinite(values).sum() > 1 or not np.nanstd(values) > 0:
-            raise HbcalError(
-                f"The label {name!r} is missing or the same for all {int(keep.sum())} training stars: name the "
-                "others with --label."
-            )
+    refuse_empty(kept.labels, kept.label_names)
     return kept, left_out
+
+
+def refuse_empty(labels: np.ndarray, names: Sequence[str]) -> None:
+    """Refuse labels that hardly any star has, that are the same for all, or that follow from the others.
+
+    Args:
+        labels: of the stars, (n_star, n_label), NaN where missing.
+        names: of the labels.
+
+    Returns:
+        Nothing.
+
+    Errors:
+        HbcalError with the label.
+
+    Example:
+        >>> refuse_empty(np.ones((30, 1)), ["teff"])
+        Traceback (most recent call last):
+        hbcal._errors.HbcalError: The label 'teff' is missing or the same for all 30 training stars: name the others \
+with --label.
+    """
+    for l, name in enumerate(names):
+        values = labels[np.isfinite(labels[:, l]), l]
+        if not values.size or not values.std() > 1e-12 * np.abs(values).max():
+            raise HbcalError(
+                f"The label {name!r} is missing or the same for all {len(labels)} training stars: name the others with "
+                "--label."
+            )
+        if len(values) < FEWEST:
+            raise HbcalError(
+                f"The label {name!r} is known of {len(values)} of {len(labels)} training stars, and {FEWEST} are "
+                "needed: name the others with --label."
+            )
+    whole = labels[np.isfinite(labels).all(axis=1)]
+    if len(whole) > 2 * len(names):
+        x = (whole - whole.mean(axis=0)) / np.maximum(whole.std(axis=0), 1e-300)
+        if np.linalg.matrix_rank(x, tol=1e-6 * len(x) ** 0.5) < len(names):
+            raise HbcalError(
+                f"Of the labels {some(names, 20)} one follows from the others: leave it out, with --label "
+                "for those kept."
+            )
+
+
+def known_of_some(spectra: Spectra) -> str:
+    """A sentence on labels that not every star has.
+
+    Args:
+        spectra: with labels.
+
+    Returns:
+        Empty where every star has all.
+
+    Errors:
+        None.
+
+    Example:
+        >>> known_of_some(tiny_spectra())
+        ''
+    """
+    n = np.isfinite(spectra.labels).sum(axis=0)
+    part = [f"{name} of {k}" for name, k in zip(spectra.label_names, n, strict=True) if k < len(spectra.star)]
+    return f"labels known of some of {len(spectra.star)} stars: {', '.join(part)}" if part else ""

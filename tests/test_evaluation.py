@@ -215,7 +215,7 @@ def test_a_table_with_stars_is_a_table_whatever_else_it_holds(tmp_path):
 
 def test_a_table_without_stars_gets_its_sentence(tmp_path):
     Table({"APOGEE_ID": ["a"], "teff": [5e3]}).write(tmp_path / "allStar.fits")
-    with pytest.raises(HbcalError, match=r"allStar.fits has no column 'star': the truth is matched by it."):
+    with pytest.raises(HbcalError, match=r"allStar.fits has no column 'star' .*: stars are matched by it."):
         read_truth(tmp_path / "allStar.fits")
 
 
@@ -224,3 +224,28 @@ def test_a_folder_in_use_is_not_to_be_resumed(tmp_path):
     (tmp_path / "out" / "thesis.txt").write_text("")
     with pytest.raises(HbcalError, match=r"out is in use: choose another --out\.$"):
         evaluate(tmp_path / "labels.nc", tmp_path / "truth.csv", tmp_path / "out")
+
+
+def test_truth_in_another_unit_is_converted_and_what_lacks_is_said(tmp_path):
+    labels, truth, _ = made(np.random.default_rng(3), lambda shape: np.random.default_rng(4).normal(size=shape))
+    labels["flag"] = "star", np.zeros(N, bool)
+    labels["reason"] = "star", np.full(N, "")
+    labels.to_netcdf(tmp_path / "labels.nc", engine="h5netcdf")
+    table = Table(
+        {"star": labels["star"].to_numpy()[:1500].astype(str), "teff": 1e-3 * truth[:1500, 0], "feh": truth[:1500, 1]}
+    )
+    table["teff"].unit = "kK"
+    table.write(tmp_path / "truth.ecsv")
+    told = evaluate(tmp_path / "labels.nc", tmp_path / "truth.ecsv", tmp_path / "report")
+    assert abs(told["all"]["teff"]["median"]) < 0.2
+    assert told["n_star_without_truth"] == N - 1500
+    text = (tmp_path / "report" / "report.txt").read_text()
+    assert "500 stars without" in text
+    assert "the truth lacks fe_h (did you mean 'feh'?)" in text
+    table["teff"].unit = "km"
+    table.write(tmp_path / "wrong.ecsv")
+    with pytest.raises(HbcalError, match="cannot be converted"):
+        evaluate(tmp_path / "labels.nc", tmp_path / "wrong.ecsv", tmp_path / "other")
+    labels.drop_vars("covariance").to_netcdf(tmp_path / "odd.nc", engine="h5netcdf")
+    with pytest.raises(HbcalError, match="is no file of labels"):
+        evaluate(tmp_path / "odd.nc", tmp_path / "truth.ecsv", tmp_path / "other")

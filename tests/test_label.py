@@ -237,6 +237,30 @@ def test_what_was_killed_before_it_cleared_up_is_finished(files, monkeypatch):
     assert xr.load_dataset(files / "out.nc", engine="h5netcdf").sizes["star"] == N
 
 
+def test_a_file_that_is_mended_keeps_the_pieces_before(files, tiny_spectra, monkeypatch):
+    monkeypatch.setattr(hbcal.labelling, "PIECE", 200)
+    monkeypatch.setattr("hbcal.spectra.formats.N_PIECE", 100)
+    right = tiny_spectra(N, 9)
+    wrong = replace(right, flux_err=right.flux_err.copy())
+    wrong.flux_err[N - 1, 2] = -1.0
+    np.savez(files / "9.npz", **vars(wrong))
+    with pytest.raises(HbcalError, match="negative"):
+        label_files(files / "model", [files / "9.npz"], files / "out.nc", fast=True)
+    pieces = sorted((files / ".out.nc.pieces").glob("*.nc"))
+    before = [path.stat().st_mtime_ns for path in pieces]
+    assert len(pieces) == N // 200 - 1
+    np.savez(files / "9.npz", **vars(right))
+
+    def look(text):
+        if text.endswith(f" {N} spectra"):
+            assert [path.stat().st_mtime_ns for path in pieces] == before
+
+    label_files(files / "model", [files / "9.npz"], files / "out.nc", fast=True, resume=True, progress=look)
+    found = xr.load_dataset(files / "out.nc", engine="h5netcdf")
+    assert found.sizes["star"] == N
+    assert "spectra_sha256" not in found.attrs
+
+
 def test_files_with_and_without_labels_go_together(files, tiny_spectra):
     bare = replace(tiny_spectra(N, 8), labels=np.empty((N, 0)), labels_err=np.empty((N, 0)), label_names=())
     write_spectra(bare, files / "8.npz")

@@ -22,7 +22,7 @@ from hbcal.evaluation import evaluate, summary
 from hbcal.infer.many import ManySettings
 from hbcal.label import as_trained, label_spectra
 from hbcal.networks.train import TrainSettings
-from hbcal.spectra.container import Spectra, read_spectra, write_spectra
+from hbcal.spectra.container import Spectra, as_spectra, read_spectra, write_spectra
 from hbcal.spectra.convert import wave_of
 from hbcal.spectra.pixels import within
 from hbcal.training import CoverageWarning, train_emulator
@@ -285,6 +285,46 @@ def test_spectra_of_one_star_stay_together(tiny_spectra, tmp_path):
     said = []
     train_emulator(spectra, tmp_path / "model", method="quadratic", noise="independent", progress=said.append)
     assert any(text.startswith("300 spectra are of stars that have another") for text in said)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda y: np.where(np.arange(len(y))[:, None] > 2, [[1.0, np.nan]], 1.0) * y, "known of 3 of 300"),
+        (lambda y: np.stack([y[:, 0], 1e-3 * y[:, 0]], axis=1), "one follows from the others"),
+        (lambda y: np.stack([y[:, 0], np.full(len(y), 0.1)], axis=1), "same for all 300"),
+    ],
+)
+def test_labels_that_cannot_be_learned_are_refused(tiny_spectra, tmp_path, spoil, said):
+    spectra = tiny_spectra(300, 3)
+    with pytest.raises(HbcalError, match=said):
+        train_emulator(replace(spectra, labels=spoil(spectra.labels)), tmp_path / "model", method="quadratic")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_label_that_varies_only_among_stars_set_aside_is_refused(tiny_spectra, tmp_path):
+    spectra = tiny_spectra(300, 3)
+    labels = spectra.labels.copy()
+    labels[:, 1] = 0.1
+    labels[training._split(np.arange(300), 0, 0.1).test[0], 1] = 0.2
+    with pytest.raises(HbcalError, match="same for all 255"):
+        train_emulator(replace(spectra, labels=labels), tmp_path / "model", method="quadratic", noise="independent")
+
+
+def test_an_emulator_that_was_changed_on_disk_is_refused(home, tmp_path):
+    train_emulator([home / "train.npz"], tmp_path / "model", method="quadratic", noise="independent")
+    content = bytearray((tmp_path / "model" / MODEL).read_bytes())
+    content[-100:] = bytes(100)
+    (tmp_path / "model" / MODEL).write_bytes(content)
+    with pytest.raises(HbcalError, match="not the file that was written"):
+        load_emulator(tmp_path / "model")
+
+
+def test_labels_without_a_number_are_no_labels(tiny_spectra):
+    spectra = tiny_spectra(9, 3)
+    spectra.labels[0, 0], spectra.labels[1, 0], spectra.labels_err[2, 0] = -9999.0, np.inf, np.inf
+    found = as_spectra({k: v for k, v in vars(spectra).items() if np.size(v)}, "here")
+    assert np.isnan(found.labels[:, 0]).tolist() == [True] * 3 + [False] * 6
 
 
 def test_an_emulator_knows_its_files(home, tmp_path):

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from hbcal._errors import HbcalError, closest, some
-from hbcal.catalogue.read import SENTINELS, Kind, column_names, read_columns
-from hbcal.catalogue.values import check_errors, refuse_repeats
+from hbcal.catalogue.label_schema import usual_unit
+from hbcal.catalogue.read import SENTINELS, Columns, Kind, column_names, read_columns
+from hbcal.catalogue.values import check_errors, refuse_repeats, to_unit
 
 LEAST = 5  # rows of a sample for each label, whose covariance is to be known
 NUMBER: Kind = "number"
@@ -37,7 +38,7 @@ def read_prior(path: Path, labels: tuple[str, ...]) -> np.ndarray:
         labels: of the emulator.
 
     Returns:
-        (n, n_label), in the units of the table, which are to be the emulator's; rows that lack a label are left out.
+        (n, n_label), in the units that labels have, see `in_usual_units`; rows that lack a label are left out.
 
     Errors:
         HbcalError for a table that cannot be read, lacks a label, or has fewer than 5 whole rows for each label.
@@ -51,7 +52,7 @@ def read_prior(path: Path, labels: tuple[str, ...]) -> np.ndarray:
         (6, 1)
     """
     _refuse_missing(path, labels)
-    values = read_columns(path, dict.fromkeys(labels, NUMBER), SENTINELS).values
+    values = in_usual_units(read_columns(path, dict.fromkeys(labels, NUMBER), SENTINELS))
     sample = np.stack([values[label] for label in labels], axis=1)
     whole = np.isfinite(sample).all(axis=1)
     if whole.sum() < LEAST * len(labels):
@@ -76,7 +77,7 @@ def read_known(path: Path, labels: tuple[str, ...]) -> KnownLabels:
         labels: of the emulator.
 
     Returns:
-        `KnownLabels`, in the units of the table, which are to be the emulator's.
+        `KnownLabels`, in the units that labels have, see `in_usual_units`.
 
     Errors:
         HbcalError for a table that cannot be read, a star that appears twice, a column that is no label of the emulator
@@ -104,7 +105,7 @@ def read_known(path: Path, labels: tuple[str, ...]) -> KnownLabels:
             raise HbcalError(f"{path.name} has the column {name!r}, but none with the values it is the error of.")
     wanted: dict[str, Kind] = {"star": "text"}
     wanted |= {f"{name}{end}": NUMBER for name in there for end in ("", "_err")}
-    found = read_columns(path, wanted, SENTINELS).values
+    found = in_usual_units(read_columns(path, wanted, SENTINELS))
     for name in there:
         check_errors(found[f"{name}_err"], f"{name}_err", path.name)
     refuse_repeats(found["star"], path.name)
@@ -113,6 +114,30 @@ def read_known(path: Path, labels: tuple[str, ...]) -> KnownLabels:
     if not np.isfinite(value + err).any():
         raise HbcalError(f"{path.name} has no measurement, a label with its error: there is nothing to take from it.")
     return KnownLabels(found["star"].astype(str), value, err)
+
+
+def in_usual_units(columns: Columns) -> dict[str, np.ndarray]:
+    """Columns of labels and their errors in the unit that each label has here, whatever unit the table states.
+
+    Args:
+        columns: of a table; one without a stated unit, or of a label whose unit is not known, stays as it is.
+
+    Returns:
+        Values by name.
+
+    Errors:
+        HbcalError where a unit does not convert.
+
+    Example:
+        >>> in_usual_units(Columns(Path("t.ecsv"), {"teff": np.array([5.0])}, {"teff": "kK"}, np.arange(1)))["teff"]
+        array([5000.])
+    """
+    found = dict(columns.values)
+    for name, stated in columns.units.items():
+        want = usual_unit(name.removesuffix("_err"))
+        if name in found and want and found[name].dtype.kind == "f":
+            found[name] = to_unit(found[name], stated, want, f"column {name!r} of {columns.path.name}")
+    return found
 
 
 def _refuse_missing(path: Path, labels: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -54,15 +55,16 @@ def save_emulator(emulator: Emulator, folder: Path, about: dict[str, Any]) -> No
 
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f"{MODEL}.part"
+    content = save({name: np.asarray(leaf, order="C") for name, leaf in _named(emulator).items()})
     with beside.open("wb") as file:
-        file.write(save({name: np.asarray(leaf, order="C") for name, leaf in _named(emulator).items()}))
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(folder / MODEL)
     known = emulator.known
     stated = {
         "kind": KIND_OF[type(emulator)], "labels": list(known.label_names), "meta": list(known.meta_names),
-        "normalise": known.normalise, "shape": _shape(emulator),
+        "normalise": known.normalise, "shape": _shape(emulator), "sha256": hashlib.sha256(content).hexdigest(),
     }  # fmt: skip
     write_text(folder / ABOUT, json.dumps({**about, **stated}, indent=1))
 
@@ -94,7 +96,10 @@ def load_emulator(folder: Path) -> Emulator:
         )  # fmt: skip
     try:
         about = json.loads((folder / ABOUT).read_text())
-        found = load((folder / MODEL).read_bytes())
+        content = (folder / MODEL).read_bytes()
+        if hashlib.sha256(content).hexdigest() != about.get("sha256"):
+            raise ValueError(f"{MODEL} is not the file that was written")
+        found = load(content)
         bare = BARE[about["kind"]](about)
         named, tree = jax.tree_util.tree_flatten_with_path(bare)
         return jax.tree.unflatten(tree, [jnp.asarray(found[_name(path)]) for path, _ in named])

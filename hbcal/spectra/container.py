@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hbcal._errors import HbcalError, closest, some
+from hbcal.catalogue.read import SENTINELS
 from hbcal.spectra.neighbours import checked
 from hbcal.spectra.store import FAULTS, open_store, stacked, write_store
 
@@ -17,9 +18,9 @@ NEEDED = ("wave", "flux", "flux_err", "star")
 LABELLED = ("labels", "labels_err", "label_names")
 KEYS = (*NEEDED, *LABELLED, "mask", "meta", "meta_names", "flux_corr")
 ROWS = ("flux", "flux_err", "star", "labels", "labels_err", "meta", "flux_corr")  # of Spectra: no mask, NaN is missing
+BY_STAR = (*ROWS, "mask")
 N_BATCH = 1000  # stars that are written at a time, at least
 N_RUN = 30  # sorted lists of ids before they become one
-BY_STAR = ("flux", "flux_err", "star", "labels", "labels_err", "mask", "meta", "flux_corr")
 
 
 @dataclass(frozen=True)
@@ -336,29 +337,38 @@ def as_spectra(found: Mapping[str, Any], where: str) -> Spectra:
     """
     arrays = {key: np.asarray(array) for key, array in found.items()}
     _refuse_shapes({key: array.shape for key, array in arrays.items()}, where)
-    star = arrays["star"]
-    star = np.char.decode(star, "utf-8") if star.dtype.kind == "S" else np.array(star.tolist(), str)
-    names, meta_names = (_names(arrays.get(key, ())) for key in ("label_names", "meta_names"))
-    wave = _float(arrays["wave"], where, "wave")
+    star, wave = _ids(arrays["star"], where), _float(arrays["wave"], where, "wave")
+    names, meta_names = (_names(arrays.get(key, ()), where, key) for key in ("label_names", "meta_names"))
     if len(wave) < 2 or not np.isfinite(wave).all() or not (np.diff(wave) > 0).all():
         raise HbcalError(f"{where}: wave must be two or more finite numbers that increase: sort the pixels.")
-    flux, err = _float(arrays["flux"], where, "flux"), _float(arrays["flux_err"], where, "flux_err")
+    flux, err = (_float(arrays[key], where, key) for key in ("flux", "flux_err"))
     _refuse_negative(err, where, "flux_err")
-    missing = ~np.isfinite(flux) | ~np.isfinite(err) | (err == 0)
-    if "mask" in arrays:
-        missing |= arrays["mask"].astype(bool)
-    absent = np.full((len(star), len(names)), np.nan)
-    labels, labels_err = (_float(arrays.get(key, absent), where, key) for key in ("labels", "labels_err"))
+    missing = ~np.isfinite(flux) | ~np.isfinite(err) | (err == 0) | np.asarray(arrays.get("mask", False), bool)
+    nothing = lambda names: np.full((len(star), len(names)), np.nan)  # noqa: E731
+    labels, labels_err = (_float(arrays.get(key, nothing(names)), where, key) for key in ("labels", "labels_err"))
     _refuse_negative(labels_err, where, "labels_err")
-    meta = _float(arrays.get("meta", np.full((len(star), len(meta_names)), np.nan)), where, "meta")
+    labels = np.where(np.isfinite(labels) & ~np.isinf(labels_err) & ~np.isin(labels, SENTINELS), labels, np.nan)
+    meta = _float(arrays.get("meta", nothing(meta_names)), where, "meta")
     flux, err = np.where(missing, np.nan, flux), np.where(missing, np.nan, err)
     corr = checked(arrays.get("flux_corr", np.empty((*flux.shape, 0))), ~missing, star, where)
     return Spectra(wave, flux, err, star, labels, labels_err, names, meta, meta_names, corr)
 
 
-def _names(array: Any) -> tuple[str, ...]:
+def _ids(star: np.ndarray, where: str) -> np.ndarray:
+    """As text without blanks around it; numbers only where no digit is lost."""
+    if star.dtype.kind == "f":
+        if not ((star == np.round(star)) & (np.abs(star) < 2**53)).all():
+            raise HbcalError(f"{where}: star holds floats that are no whole numbers, or too large: save ids as text.")
+        star = star.astype(np.int64)
+    return np.char.strip(np.char.decode(star, "utf-8") if star.dtype.kind == "S" else np.array(star.tolist(), str))
+
+
+def _names(array: Any, where: str, key: str) -> tuple[str, ...]:
     """Text, whether it was stored as letters or bytes."""
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in np.asarray(array).tolist())
+    names = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in np.asarray(array).tolist())
+    if len(set(names)) < len(names):
+        raise HbcalError(f"{where}: {key} has a name more than once ({some(names, 20)}): give each its own.")
+    return names
 
 
 def _refuse_shapes(shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
@@ -386,6 +396,5 @@ def _float(array: np.ndarray, where: str, key: str) -> np.ndarray:
 
 def _refuse_negative(err: np.ndarray, where: str, key: str) -> None:
     """Errors may be missing, not negative."""
-    n = int((err < 0).sum())
-    if n:
+    if n := int((err < 0).sum()):
         raise HbcalError(f"{where}: {n} value(s) of {key} are negative: correct them, or write NaN for missing.")

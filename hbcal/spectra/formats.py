@@ -140,7 +140,10 @@ def detect(path: Path) -> str:
             return name
     if look.get("arrays", set()) & set(KEYS):  # what it lacks, its reader will say
         return PLAIN
-    raise HbcalError(f"{path} is of no known format: give --format, one of {', '.join((PLAIN, *FORMATS))}.")
+    raise HbcalError(
+        f"{path} is of no known format: hbcal spectra convert --format makes a plain file of it, if it is one of "
+        f"{', '.join((PLAIN, *FORMATS))}."
+    )
 
 
 def iter_any(files: Sequence[Path], form: str | None = None) -> Iterator[tuple[str, Spectra]]:

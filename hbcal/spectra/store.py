@@ -39,7 +39,11 @@ class Member:
             header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
             self.shape, fortran, self.dtype = header(self._stream)
             if self.dtype.hasobject:
-                raise ValueError("it holds Python objects, which are never unpickled")
+                raise HbcalError(
+                    f"The array {self._name.removesuffix('.npy')!r} of {self._archive.filename} holds Python objects, "
+                    "which are never unpickled: "
+                    "save it as text or numbers, such as with .astype(str) or .astype(float)."
+                )
             self._whole = None
             if fortran and len(self.shape) > 1:  # stored by columns: a row is all over the file
                 self._whole = np.frombuffer(self._stream.read(), self.dtype).reshape(self.shape, order="F")

@@ -134,6 +134,16 @@ def test_what_is_not_a_star_is_flagged(world, trained):
         assert found["flag"].to_numpy().mean() >= 0.99
 
 
+def test_spectra_of_few_pixels_are_no_misfits(world, trained):
+    good, _ = world.observe(400, 12)
+    few, err = good.flux.copy(), good.flux_err.copy()
+    few[:, 30:] = err[:, 30:] = np.nan
+    found = label_spectra(trained, replace(good, flux=few, flux_err=err), fast=True)
+    share = (found["misfit_rank"].to_numpy() > 0.995).mean()  # of 60 unseen stars' chi2: an unusual one is hardly told
+    assert share < 0.1
+    assert (found["chi2"].to_numpy() > trained.known.usual.max()).mean() > 2.0 * share  # chi2 per pixel as it is
+
+
 def test_neighbours_tell_which_noise(world):
     seen, _ = world.observe(600, 1, label_err=0.3)
     assert abs(neighbours_correlate(seen.flux, seen.flux_err, seen.labels)) < 0.1
