@@ -45,7 +45,7 @@ class Truth:
     meta: Mapping[str, np.ndarray]
 
 
-def read_truth(path: Path) -> Truth:
+def read_truth(path: Path, units: Mapping[str, str] = {}) -> Truth:
     """Read known labels.
 
     Args:
@@ -80,7 +80,7 @@ def read_truth(path: Path) -> Truth:
         meta = {name: spectra.about(name) for name in spectra.meta_names}
         return Truth(spectra.star, columns(spectra.labels), columns(spectra.labels_err), meta)
     wanted: dict[str, Kind] = {name: "number" if name.endswith("_err") else "either" for name in names}
-    found = in_usual_units(read_columns(path, wanted | {"star": "text"}, SENTINELS))
+    found = in_usual_units(read_columns(path, wanted | {"star": "text"}, SENTINELS), units)
     refuse_repeats(found["star"], path.name)
     others = [name for name in names if name != "star" and found[name].dtype != object]
     errors = {name.removesuffix("_err"): found[name] for name in others if name.endswith("_err")}
@@ -162,7 +162,8 @@ def evaluate(labels: str | Path, truth: str | Path, out: str | Path) -> dict[str
         raise HbcalError(
             f"{labels.name} is no file of labels, it lacks {some(lacking, 9)}: write one with hbcal label."
         )
-    known = read_truth(truth)
+    units = [unit.strip() for unit in str(found.attrs.get("units", "")).split(",")]
+    known = read_truth(truth, dict(zip(map(str, found["label"].to_numpy()), units, strict=False)))
     rows = rows_of(found["star"].to_numpy(), known.star.tolist())
     asked = [str(name) for name in found["label"].to_numpy()]
     names = [n for n in asked if n in known.labels and np.isfinite(known.labels[n][rows[rows >= 0]]).any()]

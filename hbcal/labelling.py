@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -30,6 +30,7 @@ from hbcal.spectra.container import Spectra, agreeing, join
 from hbcal.spectra.formats import iter_any
 
 PIECE = 4 * BATCH  # spectra between two files on disk
+MARK = "mark.json"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def label_files(
     out, paths = Path(out), [Path(file) for file in files]
     pieces = out.with_name(f".{out.name}.pieces")
     # a labelling that was killed between the last two steps left both: they are taken once more
-    check_file(out, [".nc"], overwrite=overwrite or (resume and pieces.is_dir()))
+    check_file(out, [".nc"], overwrite=overwrite or (resume and (pieces / MARK).is_file()))
     trained, digest = load_emulator(Path(emulator)), sha256(Path(emulator) / MODEL)
     with_nuisances(trained, nuisances)  # refused before anything is written
     labels_of = trained.known.label_names
@@ -151,7 +152,9 @@ def label_files(
             "nuisances": json.dumps(asdict(nuisances)) if nuisances.some else "",
         }  # fmt: skip
         written = _join(done, attrs, out)
-        shutil.rmtree(pieces)
+        _clear(pieces)
+    with suppress(OSError):  # who has come since finds it empty
+        pieces.rmdir()
     return written
 
 
@@ -201,7 +204,7 @@ def _state(path: Path) -> list[Any]:
 
 def _begin(pieces: Path, mark: dict[str, Any], *, resume: bool, overwrite: bool) -> str:
     """A fresh folder of pieces, or that of the same labelling; and when it was made."""
-    stated = pieces / "mark.json"
+    stated = pieces / MARK
     if stated.is_file() and (resume or not overwrite):
         if not resume:
             raise HbcalError(f"A labelling has begun in {pieces}: go on with --resume, or start anew with --overwrite.")
@@ -213,12 +216,17 @@ def _begin(pieces: Path, mark: dict[str, Any], *, resume: bool, overwrite: bool)
                 "anew with --overwrite and without --resume."
             )
         return str(was["begun"])
-    for path in pieces.iterdir():
-        if path.name != ".lock":
-            path.unlink()
+    _clear(pieces)
     begun = datetime.now(UTC).isoformat(timespec="seconds")
     write_text(stated, json.dumps(mark | {"begun": begun}))
     return begun
+
+
+def _clear(pieces: Path) -> None:
+    """Pieces first: what says what they are goes last."""
+    for path in sorted(pieces.iterdir(), key=lambda path: path.name == MARK):
+        if path.name != ".lock":
+            path.unlink()
 
 
 def _join(pieces: Sequence[Path], attrs: dict[str, Any], out: Path) -> Written:
@@ -253,7 +261,7 @@ def _phrases(counted: Counter[str]) -> Iterator[str]:
 
 def _digest(spectra: Spectra) -> str:
     """Of what labels hang on."""
-    digest = hashlib.sha256(" ".join(spectra.star.tolist()).encode())
+    digest = hashlib.sha256(" ".join([*spectra.star.tolist(), *spectra.meta_names]).encode())
     for array in (spectra.wave, spectra.flux, spectra.flux_err, spectra.meta, spectra.flux_corr):
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()

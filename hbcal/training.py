@@ -129,14 +129,15 @@ def train_emulator(
     if noise not in NOISE:
         raise HbcalError(f"There is no noise {noise!r} of an emulator{closest(noise, NOISE)}.")
     meta = (meta,) if isinstance(meta, str) else tuple(meta)
-    made_of: list[Path] = []
+    made_of: dict[Path, str] = {}
     if not isinstance(spectra, Spectra):
-        made_of = [Path(file) for file in spectra]
-        spectra = read_any(made_of)
+        made_of = {Path(file): "" for file in spectra}
+        spectra = read_any(list(made_of))
     if labels is not None:
-        made_of.append(Path(labels))
+        made_of[Path(labels)] = ""
         spectra, text = with_labels(spectra, Path(labels))
         say(text)
+    made_of = {file: sha256(file) if file.is_file() else "" for file in made_of}
     if label_names:
         spectra = chosen(spectra, (label_names,) if isinstance(label_names, str) else label_names)
     if not spectra.label_names:
@@ -191,7 +192,7 @@ def train_emulator(
         "data": identity({
             k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "flux_err", "labels", "labels_err", "flux_corr")
             if getattr(spectra, k).size
-        } | {"meta": "" if beside is None else _digest(beside)}),
+        } | {"meta": "" if beside is None else _digest(beside), "fit": _digest(split.fit)}),
     }  # fmt: skip
     _refuse_another(out, mark)
     if (out / ABOUT).exists():
@@ -238,7 +239,9 @@ def train_emulator(
             fit = lambda rows: train_independent(  # noqa: E731
                 known, mean, root, spectra, rows, method, seed=seed, like=features
             )[0]
-            found, aside = labelled_apart(fit, seen, split.fit, seed=seed, folder=out / "training", progress=say)
+            found, aside = labelled_apart(
+                fit, seen, split.fit, star=star, seed=seed, folder=out / "training", progress=say
+            )
         else:
             aside = seen.take(split.unseen if some_unseen else split.fit)
             found = label_spectra(emulator, aside, fast=True, keep_draws=True, weighted=True)
@@ -246,7 +249,8 @@ def train_emulator(
         tempered = method == "process" or (noise == "correlated" and method == "network")
         alone = np.concatenate([split.unseen, split.test])  # nothing is fitted to them unless posteriors are widened
         told = {} if tempered else told_by(emulator, seen, alone)
-        narrowly, n_told = failures(told), len(alone)
+        each_star = len(np.unique(star[alone])) / max(len(alone), 1)
+        narrowly, n_told = failures(told, each_star), len(alone)
         if tempered or narrowly:
             emulator = with_spread(narrow, found, aside, many=many)
             told, n_told = told_by(emulator, seen, split.test), len(split.test)
@@ -258,7 +262,7 @@ def train_emulator(
         say("sd of labels, as unseen stars ask for, times " + ", ".join(f"{x:.2f} ({n})" for n, x in wider.items()))
         for label, each in told.items():
             say(f"test, {n_told} stars, {label}: " + ", ".join(f"{k} {v:.4g}" for k, v in each.items()))
-        amiss = failures(told)
+        amiss = failures(told, each_star)
         if amiss or narrowly:
             text = (
                 f"The posteriors of the emulator in {out} do not hold what they claim: {'; '.join(amiss or narrowly)}"
@@ -270,7 +274,7 @@ def train_emulator(
         about = mark | {
             "failures": amiss, "failures_before": narrowly, "sd_times": wider,
             "left_out": left_out, "n_star": {k: len(v) for k, v in vars(split).items()}, "test": told,
-            "files": {str(file): sha256(file) if file.is_file() else "" for file in made_of},
+            "files": {str(file): digest for file, digest in made_of.items()},
             "versions": {"python": platform.python_version(), "jax": jax.__version__}, "machine": platform.machine(),
         }  # fmt: skip
         known = replace(emulator.known, normalise=normalise)  # from here on labelling does it

@@ -17,6 +17,7 @@ from hbcal.evaluation import check_truth, read_truth
 from hbcal.spectra.container import Spectra
 
 APART = 2.0  # arcsec: positions of one star's spectra; fibres are as wide, or wider
+MOST, MOST_SHARE = 50, 0.01  # spectra at one place, and of all
 FEWEST = 10  # stars that a label is known of
 BRIGHT = 0.2  # scatter of ln median flux: spectra that differ so much in level are seldom normalised
 
@@ -112,13 +113,20 @@ def same_sky(spectra: Spectra) -> np.ndarray:
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import KDTree
 
-    ra, dec = np.radians(spectra.about("ra")), np.radians(spectra.about("dec"))
-    somewhere = np.flatnonzero(np.isfinite(ra + dec))
-    at = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)[somewhere]
-    pairs = somewhere[KDTree(at).query_pairs(np.radians(APART / 3600.0), output_type="ndarray")] if len(at) else at
-    n = len(ra)
-    links = coo_array((np.ones(len(pairs)), tuple(pairs.reshape(-1, 2).T.astype(int))), shape=(n, n))
-    return np.asarray(connected_components(links, directed=False)[1])
+    sky, n = np.stack([spectra.about("ra"), spectra.about("dec")], axis=1), len(spectra.star)
+    real = (sky[:, 0] >= 0.0) & (sky[:, 0] <= 360.0) & (np.abs(sky[:, 1]) <= 90.0) & (sky != 0.0).any(axis=1)
+    places, which, many = np.unique(sky, axis=0, return_inverse=True, return_counts=True)
+    which = which.ravel()
+    real &= many[which] <= max(MOST, MOST_SHARE * n)  # as many spectra at one place are of no star, but of no place
+    rows = np.unique(which[real])
+    ra, dec = np.radians(places[rows].T)
+    at = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+    pairs = rows[KDTree(at).query_pairs(np.radians(APART / 3600.0), output_type="ndarray")] if len(at) else rows[:0]
+    ends = tuple(pairs.reshape(-1, 2).T)
+    links = coo_array((np.ones(len(ends[0])), ends), shape=(len(places),) * 2)
+    group = connected_components(links, directed=False)[1][which]
+    group = np.where(real, group, len(places) + np.arange(n))  # each for itself
+    return np.unique(group, return_inverse=True)[1].ravel()
 
 
 def refuse_alike(beside: np.ndarray, meta: Sequence[str]) -> None:
@@ -280,7 +288,7 @@ with --label.
                 "needed: name the others with --label."
             )
     whole = labels[np.isfinite(labels).all(axis=1)]
-    if len(whole) > 2 * len(names):
+    if len(whole) > 2 * len(names) and (whole.std(axis=0) > 0.0).all():
         x = (whole - whole.mean(axis=0)) / np.maximum(whole.std(axis=0), 1e-300)
         if np.linalg.matrix_rank(x, tol=1e-6 * len(x) ** 0.5) < len(names):
             raise HbcalError(

@@ -26,7 +26,8 @@ N_FOLD, MOST_APART = 10, 500  # of the fitted stars: each tenth is labelled with
 
 
 def labelled_apart(
-    fit: Callable[[np.ndarray], Emulator], spectra: Spectra, rows: np.ndarray, *, seed: int = 0,
+    fit: Callable[[np.ndarray], Emulator], spectra: Spectra, rows: np.ndarray, *, star: np.ndarray | None = None,
+    seed: int = 0,
     folder: Path | None = None, progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[xr.Dataset, Spectra]:  # fmt: skip
     """Label stars that an emulator is fitted to, each by one that was fitted to others.
@@ -38,6 +39,7 @@ def labelled_apart(
         fit: rows of stars in, an emulator out.
         spectra: of all stars, with labels.
         rows: those fitted.
+        star: number of the star that each spectrum is of, (n_star,); a star's other spectra are not fitted, either.
         seed: of the order.
         folder: of one training, where the labels of each tenth are kept, and taken from where they are there; None
             keeps none.
@@ -60,12 +62,14 @@ def labelled_apart(
     order, parts = np.random.default_rng([seed, 23]).permutation(rows), []
     size = -(-len(order) // N_FOLD)
     n = min(len(order), -(-MOST_APART // size) * size)
+    of = np.arange(len(spectra.star)) if star is None else star
+    kept_for = lambda first: order[~np.isin(of[order], of[order[first : first + size]])]  # noqa: E731
+    n_fit = min((len(kept_for(first)) for first in range(0, n, size)), default=0)  # one shape: one compiling
     for first in range(0, n, size):
         kept = folder and folder / f"apart{first}.npz"
         part = _part(kept)
         if part is None:
-            others = np.concatenate([order[:first], order[first + size :]])
-            emulator = fit(others[: len(order) - size])  # one shape: one compiling
+            emulator = fit(kept_for(first)[:n_fit])
             held_out = spectra.take(order[first : first + size])
             part = label_spectra(emulator, held_out, fast=True, keep_draws=True, weighted=True, seed=(seed, first))
             if kept:  # netCDF has no checksum, and this has
@@ -188,11 +192,12 @@ def told_by(emulator: Emulator, spectra: Spectra, rows: np.ndarray) -> dict[str,
     return summary(label_spectra(emulator, there, fast=True), there.labels, there.labels_err)
 
 
-def failures(told: dict[str, dict[str, float]]) -> list[str]:
+def failures(told: dict[str, dict[str, float]], alone: float = 1.0) -> list[str]:
     """Which intervals fail stars that nothing was fitted to, by more than a twentieth beyond what chance does.
 
     Args:
         told: of `hbcal.evaluation.summary`.
+        alone: stars per spectrum: what spectra of one star say is no chance of its own.
 
     Returns:
         A phrase for each, empty where all is well.
@@ -207,6 +212,6 @@ def failures(told: dict[str, dict[str, float]]) -> list[str]:
     out = []
     for label, one in told.items():
         for name, p in WITHIN.items():
-            if one[name] < p - MARGIN - 3.0 * np.sqrt(p * (1.0 - p) / one["n"]):
+            if one[name] < p - MARGIN - 3.0 * np.sqrt(p * (1.0 - p) / (alone * one["n"])):
                 out.append(f"{100 * p:g}% intervals of {label} hold {100 * one[name]:.0f}% of {one['n']:.0f} stars")
     return out

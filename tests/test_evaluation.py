@@ -235,6 +235,8 @@ def test_truth_in_another_unit_is_converted_and_what_lacks_is_said(tmp_path):
         {"star": labels["star"].to_numpy()[:1500].astype(str), "teff": 1e-3 * truth[:1500, 0], "feh": truth[:1500, 1]}
     )
     table["teff"].unit = "kK"
+    table["ra"], table["k"], table["logg"] = np.zeros((3, 1500))  # none of these is judged
+    table["ra"].unit, table["k"].unit, table["logg"].unit = "deg", "mag", "log(cm.s**-2)"
     table.write(tmp_path / "truth.ecsv")
     told = evaluate(tmp_path / "labels.nc", tmp_path / "truth.ecsv", tmp_path / "report")
     assert abs(told["all"]["teff"]["median"]) < 0.2

@@ -184,7 +184,7 @@ def test_files_are_labelled_in_their_order(files, labelled):
 
 def test_pieces_joined_on_disk_are_what_they_are_in_memory(tiny_emulator, tiny_spectra, tmp_path, monkeypatch):
     monkeypatch.setattr(hbcal.labelling, "PIECE", 32)
-    monkeypatch.setattr(hbcal.labelling.shutil, "rmtree", lambda *args, **more: None)  # the pieces stay
+    monkeypatch.setattr(hbcal.labelling, "_clear", lambda pieces: None)  # the pieces stay
     save_emulator(tiny_emulator, tmp_path / "emulator", {})
     some = tiny_spectra(N, 6).take(np.arange(100))
     some.flux[40, 2] = np.nan  # no answer, and a reason longer than those of the first piece
@@ -230,7 +230,7 @@ def test_two_labellings_of_one_file_do_not_meet(files):
 
 def test_what_was_killed_before_it_cleared_up_is_finished(files, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(hbcal.labelling.shutil, "rmtree", lambda *args, **more: None)
+        patched.setattr(hbcal.labelling, "_clear", lambda pieces: None)
         label_files(files / "model", [files / "6.npz"], files / "out.nc", fast=True)
     label_files(files / "model", [files / "6.npz"], files / "out.nc", fast=True, resume=True)
     assert not (files / ".out.nc.pieces").exists()
@@ -259,6 +259,11 @@ def test_a_file_that_is_mended_keeps_the_pieces_before(files, tiny_spectra, monk
     found = xr.load_dataset(files / "out.nc", engine="h5netcdf")
     assert found.sizes["star"] == N
     assert "spectra_sha256" not in found.attrs
+
+
+def test_what_columns_beside_are_called_counts(tiny_spectra):
+    spectra = replace(tiny_spectra(9, 3), meta=np.ones((9, 2)), meta_names=("j", "h"))
+    assert hbcal.labelling._digest(spectra) != hbcal.labelling._digest(replace(spectra, meta_names=("h", "j")))
 
 
 def test_files_with_and_without_labels_go_together(files, tiny_spectra):

@@ -27,6 +27,7 @@ from hbcal.spectra.convert import wave_of
 from hbcal.spectra.pixels import within
 from hbcal.training import CoverageWarning, train_emulator
 from hbcal.training_stars import same_sky
+from hbcal.unseen import labelled_apart
 
 SMALL = NetworkSettings(n_dim=5, n_lead=2, n_net=2, hidden=16, train=TrainSettings(epochs=20, batch=64, every=2))
 
@@ -325,6 +326,29 @@ def test_labels_without_a_number_are_no_labels(tiny_spectra):
     spectra.labels[0, 0], spectra.labels[1, 0], spectra.labels_err[2, 0] = -9999.0, np.inf, np.inf
     found = as_spectra({k: v for k, v in vars(spectra).items() if np.size(v)}, "here")
     assert np.isnan(found.labels[:, 0]).tolist() == [True] * 3 + [False] * 6
+
+
+def test_places_that_are_none_keep_no_spectra_together(tiny_spectra):
+    spectra = tiny_spectra(600, 3)
+    sky = np.full((600, 2), -9999.0)
+    sky[:200], sky[200:400] = 0.0, [30.0, 40.0]  # nowhere, and a simulation at one place
+    sky[400:402] = [10.0, 89.99999]
+    group = same_sky(replace(spectra, meta=sky, meta_names=("ra", "dec")))
+    assert len(np.unique(group)) == 599
+    assert group[400] == group[401]
+
+
+def test_a_star_is_labelled_apart_from_its_other_spectra(tiny_spectra, tiny_emulator):
+    star, fitted = np.arange(60) // 3, []
+    spectra = replace(tiny_spectra(60, 3), star=np.array([f"s{i}" for i in range(60)]))
+
+    def fit(rows):
+        fitted.append(set(star[rows].tolist()))
+        return tiny_emulator
+
+    _, at = labelled_apart(fit, spectra, np.arange(60), star=star)
+    held = star[[int(name[1:]) for name in at.star]].reshape(10, 6)
+    assert not any(fitted[k] & set(held[k].tolist()) for k in range(10))
 
 
 def test_an_emulator_knows_its_files(home, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,11 +117,13 @@ def read_known(path: Path, labels: tuple[str, ...]) -> KnownLabels:
     return KnownLabels(found["star"].astype(str), value, err)
 
 
-def in_usual_units(columns: Columns) -> dict[str, np.ndarray]:
+def in_usual_units(columns: Columns, units: Mapping[str, str] = {}) -> dict[str, np.ndarray]:
     """Columns of labels and their errors in the unit that each label has here, whatever unit the table states.
 
     Args:
-        columns: of a table; one without a stated unit, or of a label whose unit is not known, stays as it is.
+        columns: of a table; one without a stated unit, or of a label whose unit is not known, stays as it is, and so
+            does what is in dex, which is written in many ways.
+        units: of labels that have another than the usual one.
 
     Returns:
         Values by name.
@@ -134,8 +137,9 @@ def in_usual_units(columns: Columns) -> dict[str, np.ndarray]:
     """
     found = dict(columns.values)
     for name, stated in columns.units.items():
-        want = usual_unit(name.removesuffix("_err"))
-        if name in found and want and found[name].dtype.kind == "f":
+        label = name.removesuffix("_err")
+        want = units.get(label) or usual_unit(label)
+        if name in found and want not in ("", "dex") and found[name].dtype.kind == "f":
             found[name] = to_unit(found[name], stated, want, f"column {name!r} of {columns.path.name}")
     return found
 

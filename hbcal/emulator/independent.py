@@ -24,7 +24,7 @@ from hbcal.numerics.pixel_layer import FEW, pixel_layer
 # are too small by sqrt((1 + r) / (1 - r)): 1.4 at 0.3. Below, mere resampling; XP lies far above.
 CORRELATED = 0.3
 MOST_PAIRS, MOST_ROWS = 400, 1500
-ALONG = 10  # pixels per weight
+ALONG = 4  # pixels per weight
 
 
 def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndarray) -> float:
@@ -33,7 +33,8 @@ def neighbours_correlate(flux: np.ndarray, flux_err: np.ndarray, labels: np.ndar
         median over pixels p of corr(z_p, z_p+1),   z_ip = (f_ip - w_p' phi(x_i)) / sqrt(e_ip^2 + s_p^2)
 
     over stars that the weights were not fitted to. Errors of labels, too, make neighbours correlate: what any other
-    labels would explain, that is, what of a star's z is along the weights, is taken out before.
+    labels would explain, that is, what of a star's z is along the weights, is taken out before, where pixels are more
+    than four times as many as weights.
 
     Args:
         flux, flux_err: (n_star, n_pix), NaN where missing.

@@ -64,9 +64,9 @@ def train_full(
     def vote(layer: LastLayer, start: np.ndarray, centre: np.ndarray, wide: np.ndarray) -> Vote:
         stars, _ = layer.compress(y, n_pix)
         doubt = np.full(len(y), float(n_pix))  # weights of two pixels are as correlated as their noise
-        at, phi, slope, gram = map(np.asarray, _voted(stars.r, stars.seen, *map(jnp.asarray, (
-            n_pix * np.asarray(layer.spread), start, centre, wide
-        ))))  # fmt: skip
+        given = map(jnp.asarray, (n_pix * np.asarray(layer.spread), start, centre, wide))
+        at, phi, slope = map(np.asarray, _voted(stars.r[0], stars.seen, *given))
+        gram = np.broadcast_to(np.asarray(stars.r[0].T @ stars.r[0]), (len(y), n_feature, n_feature))
         return Vote(at, phi, slope, gram, doubt, np.asarray(layer.spread))
 
     layer, found, _, _ = settled(
@@ -80,12 +80,12 @@ def train_full(
 
 @jax.jit
 def _voted(r: Array, seen: Array, doubt: Array, start: Array, centre: Array, wide: Array) -> tuple[Array, ...]:
-    """Labels of each star given its spectrum and the population; features, slopes and W S^-1 W' there."""
+    """Labels of each star, all its pixels there, given its spectrum and the population; features and slopes there."""
+    features, gram, none = Quadratic(), r.T @ r + doubt, jnp.zeros(())
 
-    def one(r: Array, seen: Array, x: Array) -> tuple[Array, ...]:
-        features, gram, none = Quadratic(), r.T @ r, jnp.zeros(())
-        x = climbed(features, Moments(gram + doubt, r.T @ seen, none, none), x, centre, wide)
-        return x, features.of(x), features.slope(x), gram
+    def one(seen: Array, x: Array) -> tuple[Array, ...]:
+        x = climbed(features, Moments(gram, r.T @ seen, none, none), x, centre, wide)
+        return x, features.of(x), features.slope(x)
 
-    found: tuple[Array, ...] = jax.vmap(one)(r, seen, start)
+    found: tuple[Array, ...] = jax.vmap(one)(seen, start)
     return found

@@ -7,6 +7,7 @@ import numpy as np
 from hbcal._typing import Float
 
 RIDGE = 1e-10
+AT_ONCE = 4096  # stars: bounds memory
 
 
 def label_scale(
@@ -51,22 +52,38 @@ def label_scale(
     n_star, n_term = terms.shape
     n_label = slope.shape[2]
     n_move = n_label * n_term
-    reach = (slope[:, :, :, None] * terms[:, None, None, :]).reshape(n_star, slope.shape[1], n_move)
+    blocks = [slice(first, first + AT_ONCE) for first in range(0, n_star, AT_ONCE)]
+
+    def reach(of: slice) -> np.ndarray:
+        """J_i D psi_i, for every number of D, (n_star, n_feature, n_move)."""
+        each = slope[of][:, :, :, None] * terms[of][:, None, None, :]
+        return each.reshape(len(each), slope.shape[1], n_move)
+
     weighed = features * weight[:, None]
     gram_all = weighed.T @ features
-    follow = np.linalg.solve(gram_all + RIDGE * np.trace(gram_all) * np.eye(len(gram_all)),
-                             np.tensordot(weighed, reach, (0, 0)).reshape(len(gram_all), -1))  # fmt: skip
-    reach -= np.einsum("if,fgm->igm", features, follow.reshape(len(gram_all), slope.shape[1], n_move))
-    pulled = gram @ reach
-    info = np.swapaxes(slope, 1, 2) @ gram @ slope
-    info += RIDGE * np.einsum("ill->i", info)[:, None, None] * np.eye(n_label) + 1e-300
-    seen = np.linalg.solve(info, np.swapaxes(slope, 1, 2) @ pulled)
-    psi = (np.eye(n_label)[None, :, :, None] * terms[:, None, None, :]).reshape(n_star, n_label, n_move)
-    heard = psi - seen
-    both = info @ np.linalg.solve(info + told[:, :, None] * np.eye(n_label), told[:, :, None] * np.eye(n_label))
+    follows = sum(np.tensordot(weighed[of], reach(of), (0, 0)).reshape(len(gram_all), -1) for of in blocks)
+    follow = np.linalg.solve(gram_all + RIDGE * np.trace(gram_all) * np.eye(len(gram_all)), follows)
+    follow = follow.reshape(len(gram_all), slope.shape[1], n_move)
+
+    def seen_and_heard(of: slice) -> tuple[np.ndarray, ...]:
+        """T_i, G_i T_i, s_i, Psi_i - s_i, H_i, and (H_i^-1 + L_i^-1)^-1."""
+        part = reach(of) - np.einsum("if,fgm->igm", features[of], follow)
+        pulled = gram[of] @ part
+        info = np.swapaxes(slope[of], 1, 2) @ gram[of] @ slope[of]
+        info += RIDGE * np.einsum("ill->i", info)[:, None, None] * np.eye(n_label) + 1e-300
+        seen = np.linalg.solve(info, np.swapaxes(slope[of], 1, 2) @ pulled)
+        psi = (np.eye(n_label)[None, :, :, None] * terms[of][:, None, None, :]).reshape(len(info), n_label, n_move)
+        own = told[of][:, :, None] * np.eye(n_label)
+        return part, pulled, seen, psi - seen, info, info @ np.linalg.solve(info + own, own)
+
     add = lambda a, b: a.reshape(-1, n_move).T @ b.reshape(-1, n_move)  # noqa: E731
-    precision = add(reach, pulled) - add(seen, info @ seen) + add(heard, both @ heard)
+    precision, asked = np.zeros((n_move, n_move)), np.zeros(n_move)
+    for of in blocks:
+        part, pulled, seen, heard, info, both = seen_and_heard(of)
+        precision += add(part, pulled) - add(seen, info @ seen) + add(heard, both @ heard)
+        asked += np.einsum("ilm,ilk,ik->m", heard, both, off[of])
     size = np.sqrt(np.diagonal(precision))
     cov = np.linalg.inv(precision / np.outer(size, size) + RIDGE * np.eye(n_move)) / np.outer(size, size)
-    move = cov @ np.einsum("ilm,ilk,ik->m", heard, both, off)
-    return heard @ move, move.reshape(n_label, n_term), cov.reshape(n_label, n_term, n_label, n_term)
+    move = cov @ asked
+    moved = np.concatenate([seen_and_heard(of)[3] @ move for of in blocks])
+    return moved, move.reshape(n_label, n_term), cov.reshape(n_label, n_term, n_label, n_term)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from hbcal._errors import HbcalError, closest, some
-from hbcal.catalogue.read import SENTINELS
 from hbcal.spectra.neighbours import checked
 from hbcal.spectra.store import FAULTS, open_store, stacked, write_store
 
@@ -19,8 +18,8 @@ LABELLED = ("labels", "labels_err", "label_names")
 KEYS = (*NEEDED, *LABELLED, "mask", "meta", "meta_names", "flux_corr")
 ROWS = ("flux", "flux_err", "star", "labels", "labels_err", "meta", "flux_corr")  # of Spectra: no mask, NaN is missing
 BY_STAR = (*ROWS, "mask")
-N_BATCH = 1000  # stars that are written at a time, at least
-N_RUN = 30  # sorted lists of ids before they become one
+NOTHING = (-9999.0, -999.0)  # what surveys write where they know nothing, as `hbcal.catalogue.read.SENTINELS`
+N_BATCH, N_RUN = 1000, 30  # stars written at a time, at least; sorted lists of ids before they become one
 
 
 @dataclass(frozen=True)
@@ -347,17 +346,18 @@ def as_spectra(found: Mapping[str, Any], where: str) -> Spectra:
     nothing = lambda names: np.full((len(star), len(names)), np.nan)  # noqa: E731
     labels, labels_err = (_float(arrays.get(key, nothing(names)), where, key) for key in ("labels", "labels_err"))
     _refuse_negative(labels_err, where, "labels_err")
-    labels = np.where(np.isfinite(labels) & ~np.isinf(labels_err) & ~np.isin(labels, SENTINELS), labels, np.nan)
+    labels = np.where(np.isfinite(labels) & ~np.isinf(labels_err) & ~np.isin(labels, NOTHING), labels, np.nan)
     meta = _float(arrays.get("meta", nothing(meta_names)), where, "meta")
-    flux, err = np.where(missing, np.nan, flux), np.where(missing, np.nan, err)
+    flux, err = (np.where(missing, np.nan, each) for each in (flux, err))
     corr = checked(arrays.get("flux_corr", np.empty((*flux.shape, 0))), ~missing, star, where)
+    labels_err = np.where(np.isinf(labels_err), np.nan, labels_err)
     return Spectra(wave, flux, err, star, labels, labels_err, names, meta, meta_names, corr)
 
 
 def _ids(star: np.ndarray, where: str) -> np.ndarray:
     """As text without blanks around it; numbers only where no digit is lost."""
     if star.dtype.kind == "f":
-        if not ((star == np.round(star)) & (np.abs(star) < 2**53)).all():
+        if not ((star == np.round(star)) & (np.abs(star) <= 2.0 ** np.finfo(star.dtype).nmant)).all():
             raise HbcalError(f"{where}: star holds floats that are no whole numbers, or too large: save ids as text.")
         star = star.astype(np.int64)
     return np.char.strip(np.char.decode(star, "utf-8") if star.dtype.kind == "S" else np.array(star.tolist(), str))
