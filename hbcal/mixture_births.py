@@ -40,7 +40,7 @@ def log_drawn(weight: Array) -> Array:
         None.
 
     Example:
-        >>> jnp.exp(log_drawn(jnp.array([0.98, 0.02, 0.0]))).round(3).tolist()
+        >>> [round(float(p), 3) for p in jnp.exp(log_drawn(jnp.array([0.98, 0.02, 0.0])))]
         [0.013, 0.329, 0.658]
     """
     return jax.nn.log_softmax(-jnp.log(weight + FEW))

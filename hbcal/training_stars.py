@@ -106,8 +106,9 @@ def same_sky(spectra: Spectra) -> np.ndarray:
         >>> one = np.ones((3, 2))
         >>> sky = np.array([[10.0, 60.0], [10.0, 60.0002], [10.0, -60.0]])
         >>> spectra = Spectra(one[0], one, one, np.array(["a", "b", "c"]), one, one, ("x", "y"), sky, ("ra", "dec"))
-        >>> same_sky(spectra).tolist()
-        [0, 0, 1]
+        >>> first, second, third = same_sky(spectra)
+        >>> bool(first == second), bool(first == third)
+        (True, False)
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
