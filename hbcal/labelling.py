@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +19,10 @@ import xarray as xr
 import hbcal
 from hbcal._errors import HbcalError, some
 from hbcal.catalogue.label_tables import KnownLabels, read_known, read_prior
-from hbcal.catalogue.read import sha256
 from hbcal.emulator.base import Emulator
 from hbcal.emulator.files import MODEL, about_emulator, load_emulator
 from hbcal.emulator.nuisances import Nuisances, with_nuisances
-from hbcal.folder import check_file, locked, put, write_text
+from hbcal.folder import check_file, digest, locked, put, write_text
 from hbcal.label import BATCH, NONE, as_trained, label_spectra
 from hbcal.spectra.container import Spectra, agreeing, join
 from hbcal.spectra.formats import iter_any
@@ -112,14 +110,14 @@ def label_files(
     pieces = out.with_name(f".{out.name}.pieces")
     # a labelling that was killed between the last two steps left both: they are taken once more
     check_file(out, [".nc"], overwrite=overwrite or (resume and (pieces / MARK).is_file()))
-    trained, digest = load_emulator(Path(emulator)), sha256(Path(emulator) / MODEL)
+    trained, about = load_emulator(Path(emulator)), about_emulator(Path(emulator))
     with_nuisances(trained, nuisances)  # refused before anything is written
     labels_of = trained.known.label_names
     asked = Asked(
         fast, keep_draws, nuisances, read_prior(Path(prior), labels_of) if prior is not None else None,
         read_known(Path(known), labels_of) if known is not None else None,
     )  # fmt: skip
-    narrow = about_emulator(Path(emulator)).get("failures", [])
+    narrow = about.get("failures", [])
     for text in narrow:
         progress(f"warning: the emulator failed its own test, and its labels are to be mistrusted: {text}")
     mark = {
@@ -145,8 +143,8 @@ def label_files(
                 _write(_labelled(trained, spectra, (seed, at), asked).assign_attrs(spectra_sha256=of), done[-1])
             progress(f"labelling: {n_done} spectra")
         attrs = {
-            "emulator": str(emulator), "emulator_sha256": digest, "emulator_failures": "; ".join(narrow), "seed": seed,
-            "begun": begun, "spectra": ", ".join(str(file) for file in files),
+            "emulator": str(emulator), "emulator_sha256": about["sha256"], "emulator_failures": "; ".join(narrow),
+            "seed": seed, "begun": begun, "spectra": ", ".join(str(file) for file in files),
             "prior": str(prior or "training stars"),
             "known": f"{known}: {n_known} spectra" if known is not None else "",
             "nuisances": json.dumps(asdict(nuisances)) if nuisances.some else "",
@@ -261,10 +259,8 @@ def _phrases(counted: Counter[str]) -> Iterator[str]:
 
 def _digest(spectra: Spectra) -> str:
     """Of what labels hang on."""
-    digest = hashlib.sha256(" ".join([*spectra.star.tolist(), *spectra.meta_names]).encode())
-    for array in (spectra.wave, spectra.flux, spectra.flux_err, spectra.meta, spectra.flux_corr):
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
+    arrays = (spectra.wave, spectra.flux, spectra.flux_err, spectra.meta, spectra.flux_corr)
+    return digest(*arrays, words=[*spectra.star.tolist(), *spectra.meta_names])
 
 
 def _made_of(piece: Path) -> str:

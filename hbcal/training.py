@@ -27,7 +27,7 @@ from hbcal.emulator.processes import MOST_STARS
 from hbcal.emulator.train_full import train_full
 from hbcal.emulator.train_guide import tune_guide
 from hbcal.emulator.train_network import NetworkSettings, train_networks
-from hbcal.folder import check_out, identity, locked, write_text
+from hbcal.folder import check_out, digest, identity, locked, write_text
 from hbcal.label import label_spectra
 from hbcal.numerics.principal import principal_directions
 from hbcal.numerics.spread import n_sign
@@ -190,9 +190,9 @@ def train_emulator(
         "label_names": list(spectra.label_names), "meta": list(meta), "normalise": normalise,
         "within": [list(map(float, each)) for each in wave],
         "data": identity({
-            k: _digest(getattr(spectra, k)) for k in ("wave", "flux", "flux_err", "labels", "labels_err", "flux_corr")
+            k: digest(getattr(spectra, k)) for k in ("wave", "flux", "flux_err", "labels", "labels_err", "flux_corr")
             if getattr(spectra, k).size
-        } | {"meta": "" if beside is None else _digest(beside), "fit": _digest(split.fit)}),
+        } | {"meta": "" if beside is None else digest(beside), "fit": digest(split.fit)}),
     }  # fmt: skip
     _refuse_another(out, mark)
     if (out / ABOUT).exists():
@@ -274,7 +274,7 @@ def train_emulator(
         about = mark | {
             "failures": amiss, "failures_before": narrowly, "sd_times": wider,
             "left_out": left_out, "n_star": {k: len(v) for k, v in vars(split).items()}, "test": told,
-            "files": {str(file): digest for file, digest in made_of.items()},
+            "files": {str(file): found for file, found in made_of.items()},
             "versions": {"python": platform.python_version(), "jax": jax.__version__}, "machine": platform.machine(),
         }  # fmt: skip
         known = replace(emulator.known, normalise=normalise)  # from here on labelling does it
@@ -328,12 +328,6 @@ def _tuned(
         emulator, spectra.flux, spectra.flux_err, x, found["weight"].to_numpy(), settings.train,
         dropout=settings.dropout, meta=spectra.beside(emulator.known.meta_names), state=folder / "tuned.npz",
     )  # fmt: skip
-
-
-def _digest(array: np.ndarray) -> str:
-    import hashlib
-
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
 
 def _refuse_another(out: Path, mark: dict[str, Any]) -> None:

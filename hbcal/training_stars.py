@@ -154,7 +154,7 @@ def refuse_alike(beside: np.ndarray, meta: Sequence[str]) -> None:
         raise HbcalError(
             f"What is measured beside the spectra as {some(flat)} is the same for all stars: leave it out."
         )
-    if np.linalg.matrix_rank((beside - beside.mean(axis=0)) / sd, tol=1e-6 * len(beside) ** 0.5) < len(meta):
+    if _one_follows(beside):
         raise HbcalError(
             f"Of what is measured beside the spectra, {some(meta, 20)}, one column follows from the others: leave one "
             "out."
@@ -289,13 +289,16 @@ with --label.
                 "needed: name the others with --label."
             )
     whole = labels[np.isfinite(labels).all(axis=1)]
-    if len(whole) > 2 * len(names) and (whole.std(axis=0) > 0.0).all():
-        x = (whole - whole.mean(axis=0)) / np.maximum(whole.std(axis=0), 1e-300)
-        if np.linalg.matrix_rank(x, tol=1e-6 * len(x) ** 0.5) < len(names):
-            raise HbcalError(
-                f"Of the labels {some(names, 20)} one follows from the others: leave it out, with --label "
-                "for those kept."
-            )
+    if len(whole) > 2 * len(names) and (whole.std(axis=0) > 0.0).all() and _one_follows(whole):
+        raise HbcalError(
+            f"Of the labels {some(names, 20)} one follows from the others: leave it out, with --label for those kept."
+        )
+
+
+def _one_follows(columns: np.ndarray) -> bool:
+    """Whether one of the columns, none of which is constant, is a linear function of the others."""
+    x = (columns - columns.mean(axis=0)) / columns.std(axis=0)
+    return bool(np.linalg.matrix_rank(x, tol=1e-6 * len(x) ** 0.5) < columns.shape[1])
 
 
 def known_of_some(spectra: Spectra) -> str:

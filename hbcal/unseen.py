@@ -27,8 +27,7 @@ N_FOLD, MOST_APART = 10, 500  # of the fitted stars: each tenth is labelled with
 
 def labelled_apart(
     fit: Callable[[np.ndarray], Emulator], spectra: Spectra, rows: np.ndarray, *, star: np.ndarray | None = None,
-    seed: int = 0,
-    folder: Path | None = None, progress: Callable[[str], None] = lambda text: None,
+    seed: int = 0, folder: Path | None = None, progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[xr.Dataset, Spectra]:  # fmt: skip
     """Label stars that an emulator is fitted to, each by one that was fitted to others.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from hbcal.emulator.base import Emulator, Known
 from hbcal.emulator.full import FullEmulator
 from hbcal.emulator.pixels import Components as PixelComponents
 from hbcal.emulator.pixels import Hidden, PixelEmulator, Quadratic
-from hbcal.folder import write_text
+from hbcal.folder import put, write_text
 from hbcal.networks.autoregressive import Autoregressive, asleep, stacked
 from hbcal.networks.guide import Guide
 from hbcal.numerics.gaussian_process import Kernel, Processes
@@ -56,11 +55,8 @@ def save_emulator(emulator: Emulator, folder: Path, about: dict[str, Any]) -> No
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f"{MODEL}.part"
     content = save({name: np.asarray(leaf, order="C") for name, leaf in _named(emulator).items()})
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(folder / MODEL)
+    beside.write_bytes(content)
+    put(beside, folder / MODEL)
     known = emulator.known
     stated = {
         "kind": KIND_OF[type(emulator)], "labels": list(known.label_names), "meta": list(known.meta_names),

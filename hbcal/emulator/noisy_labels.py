@@ -103,7 +103,7 @@ def settled(
     n_term = n_term if mean.shape[1] * n_term <= MOST_TERMS else 1 + mean.shape[1]
     layer, scale = None, np.zeros((mean.shape[1], 0) * 2)
     if there.all() and (noise <= EXACT).all():
-        phi = moments_of(features, jnp.asarray(mean), jnp.zeros_like(cov))[0]
+        phi = jax.lax.map(features.of, jnp.asarray(mean), batch_size=AT_ONCE)
         return Settled(fit(np.asarray(phi), None, None), mean, cov, scale)
     for number in range(ROUNDS):
         phi, spread = moments_of(features, jnp.asarray(mean), jnp.asarray(cov))
